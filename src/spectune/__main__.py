@@ -1,0 +1,7 @@
+"""`python -m spectune` is the `spectune` command."""
+
+import sys
+
+from spectune.cli import main
+
+sys.exit(main())

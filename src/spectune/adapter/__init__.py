@@ -1,0 +1,4 @@
+"""The AdaLoRA engine: banks of rank-one triplets, importance, allocation, compaction.
+
+Only `peft_host` knows PEFT. `schedule` and `roles` import no torch, so that a run can be planned without it.
+"""

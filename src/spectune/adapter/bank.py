@@ -1,0 +1,125 @@
+"""Banks of rank-one triplets: flat matrices with one row per triplet, the only trainable leaves of the adapter.
+
+ΔW = s · P Λ Q of one matrix (out × in) is r triplets (column of P, λ, row of Q). All triplets of a model are
+numbered matrix by matrix; one bank holds every λ, and one bank per distinct width holds the rows of Q (width = in
+features) or of Pᵀ (width = out features). What a layer multiplies with are *parts*: one bank-wide operation makes
+them for all layers of a bank, once per root forward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Bank(nn.Module):
+    """Rows of the triplets of some matrices, contiguous matrix by matrix.
+
+    The Parameter's name contains `lora_A`, `lora_B` or `lora_E` through the module's name. A bank is left out of
+    `state_dict`: PEFT's entries, which are aliases of its rows, stand for it there.
+    """
+
+    rows: nn.Parameter
+    triplets: Tensor
+
+    def __init__(self, rows: Tensor, triplets: Tensor, members: list[int], sizes: list[int]) -> None:
+        """Make a bank.
+
+        Args:
+            rows: (n, width), or (n,) for the bank of all λ; contiguous.
+            triplets: (n,) number of each row's triplet.
+            members: numbers of the matrices, in row order.
+            sizes: rows of each member; sums to n.
+        """
+        super().__init__()
+        self.rows = nn.Parameter(rows)
+        self.register_buffer("triplets", triplets, persistent=False)
+        self.members = members
+        self.sizes = sizes
+
+    def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the aliases are saved."""
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: loading writes through the aliases."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Bank:
+        """Follow a move to another device; a cast to fp16 or bf16 leaves the masters as they are."""
+        return super()._apply(lambda tensor: _keep_precision(tensor, fn(tensor)), recurse)
+
+
+def _keep_precision(before: Tensor, after: Tensor) -> Tensor:
+    if after.dtype == before.dtype or after.element_size() > before.element_size():
+        return after
+    return before.to(after.device)
+
+
+def query_parts(bank: Bank, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Rows of Q per matrix, (r, in) each, and the same transposed, (in, r), without gradient."""
+    if dtype == bank.rows.dtype:  # autograd's own split; its backward is the concatenation
+        return bank.rows.split(bank.sizes), bank.rows.detach().t().split(bank.sizes, 1)
+    parts = _Parts.apply(bank.rows, None, bank, 1.0, dtype)
+    return parts, _transposed(parts, bank.sizes)
+
+
+def output_parts(bank: Bank, values: Tensor, scale: float, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], ...]:
+    """S = s · λ · Pᵀ per matrix, (r, out) each, and the same transposed, (out, r), without gradient.
+
+    Args:
+        bank: rows of Pᵀ.
+        values: (n_triplets,) all λ.
+        scale: s = lora_alpha / (init_r + 1e-5).
+        dtype: what the base multiplies in.
+    """
+    parts = _Parts.apply(bank.rows, values, bank, scale, dtype)
+    return parts, _transposed(parts, bank.sizes)
+
+
+def _transposed(parts: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, ...]:
+    """Columns views of the bank-wide tensor that `parts` are consecutive rows of: one view of it, one split."""
+    first = parts[0].detach()
+    whole = first.as_strided((sum(sizes), first.shape[1]), (first.shape[1], 1), first.storage_offset())
+    return whole.t().split(sizes, 1)
+
+
+class _Parts(torch.autograd.Function):
+    """rows → (rows · s · λ) in `dtype`, split by matrix. Saves no tensor: a graph of parts is walked repeatedly by
+    re-entrant checkpointing. A part without gradient (layer dropout, an idle expert) counts as zero."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, values: Tensor | None, bank: Bank, scale: float, dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.bank, ctx.values, ctx.scale = bank, values, scale
+        ctx.version = rows._version
+        whole = rows if values is None else rows * (values[bank.triplets] * scale).unsqueeze(1)
+        return whole.to(dtype).split(bank.sizes)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        bank: Bank = ctx.bank
+        rows = bank.rows.detach()
+        if rows._version != ctx.version:
+            raise RuntimeError("the adapter's weights were changed in place between forward and backward")
+        grad = _concatenate(grads, bank.sizes, rows)
+        if grad is None or ctx.values is None:
+            return grad, None, None, None, None
+        values = ctx.values.detach()
+        d_values = torch.zeros_like(values)
+        d_values.index_copy_(0, bank.triplets, (grad * rows).sum(1).mul_(ctx.scale))
+        return grad.mul_((values[bank.triplets] * ctx.scale).unsqueeze(1)), d_values, None, None, None
+
+
+def _concatenate(grads: tuple[Tensor | None, ...], sizes: list[int], rows: Tensor) -> Tensor | None:
+    """(n, width) in the bank's dtype, or None where no part has a gradient. Always a fresh tensor."""
+    known = next((grad for grad in grads if grad is not None), None)
+    if known is None:
+        return None
+    whole = torch.cat(
+        [known.new_zeros((size, rows.shape[1])) if grad is None else grad for grad, size in zip(grads, sizes, strict=True)]
+    )
+    return whole.to(rows.dtype)

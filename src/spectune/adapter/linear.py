@@ -1,0 +1,104 @@
+"""The adapted linear map y = W x + b + S ᵀ(Q x), with S = s · λ · Pᵀ, as matrix products alone.
+
+The low-rank term is accumulated into the base's output in place; nothing as wide as the output is multiplied,
+divided or added on its own. Beyond the frozen base this is 2 products forward and 4 backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LowRankLinear(torch.autograd.Function):
+    """Fused forward and backward for a base weight in the parts' own precision.
+
+    Shapes: x (…, in), weight (out, in), bias (out,) or None, q (r, in), s (r, out); `qt` (in, r) and `st` (out, r) are
+    the same numbers as q and s, transposed once per bank. Differentiable once, in x, q and s.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, s: Tensor, qt: Tensor, st: Tensor
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        out, z = accumulate(rows, weight, bias, qt, s)
+        ctx.save_for_backward(rows, weight, q, st, z)
+        ctx.shape = x.shape
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, q, st, z = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1])
+        dz = grad.mm(st)
+        dx = grad.mm(weight).addmm_(dz, q).view(ctx.shape) if ctx.needs_input_grad[0] else None
+        return dx, None, None, dz.t().mm(rows), z.t().mm(grad), None, None
+
+
+def accumulate(rows: Tensor, weight: Tensor, bias: Tensor | None, qt: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """W x + b + Sᵀ(Q x) for rows (n, in); returns it, (n, out), and z = Q x, (n, r)."""
+    out = rows.mm(weight.t()) if bias is None else torch.addmm(bias, rows, weight.t())
+    z = rows.mm(qt)
+    return out.addmm_(z, s), z
+
+
+class Factors:
+    """What one layer multiplies with; assigned for all layers of a bank by one refresh, dropped when stale."""
+
+    __slots__ = ("owner", "q", "qt", "s", "st")
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.q: Tensor | None = None
+        self.qt: Tensor
+        self.s: Tensor
+        self.st: Tensor
+
+    def __getstate__(self) -> Any:  # parts carry autograd history, which can be neither copied nor pickled
+        return self.owner
+
+    def __setstate__(self, owner: Any) -> None:
+        self.owner = owner
+        self.q = None
+
+
+def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Module | None) -> Tensor:
+    """Output of one adapted layer; the fused path where the base is a plain Linear in the parts' precision.
+
+    Args:
+        base: the frozen layer, any class that maps (…, in) to (…, out).
+        x: (…, in).
+        factors: current parts.
+        dropout: on the input of the low-rank term; None where inactive.
+    """
+    assert factors.q is not None
+    if type(base) is not nn.Linear or dropout is not None:
+        return added(base(x), x if dropout is None else dropout(x), factors)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        bias = None if base.bias is None else base.bias.to(dtype)
+        with torch.autocast(device, enabled=False):
+            return _fused(x.to(dtype), base.weight.to(dtype), bias, factors)
+    if factors.q.dtype != base.weight.dtype:
+        return added(base(x), x, factors)
+    return _fused(x, base.weight, base.bias, factors)
+
+
+def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors) -> Tensor:
+    if torch.is_grad_enabled():
+        out: Tensor = LowRankLinear.apply(x, weight, bias, factors.q, factors.s, factors.qt, factors.st)
+        return out
+    rows = x.reshape(-1, x.shape[-1])
+    return accumulate(rows, weight, bias, factors.qt, factors.s)[0].view(*x.shape[:-1], -1)
+
+
+def added(result: Tensor, x: Tensor, factors: Factors) -> Tensor:
+    """The low-rank term in the parts' precision, added to the base's output and rounded once, as PEFT does."""
+    assert factors.q is not None
+    low_rank = x.to(factors.q.dtype) @ factors.q.t() @ factors.s
+    return (result + low_rank).to(result.dtype)

@@ -1,0 +1,100 @@
+"""Saving and restoring the engine: plain JSON values and a flat dictionary of tensors, no pickle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spectune.adapter.store import TripletStore
+from spectune.errors import AdapterError
+
+if TYPE_CHECKING:
+    from spectune.adapter.engine import AdaLoraEngine
+
+VERSION = 1
+_KINDS = ("sensitivity", "uncertainty")
+
+
+def engine_state(engine: AdaLoraEngine) -> dict[str, Any]:
+    """The engine's state as {"meta": …, "tensors": …}; tensors are copies."""
+    named = engine.store.named_banks()
+    tensors = {f"bank.{name}": bank.rows.detach().clone() for name, bank in named.items()}
+    if engine.keep is not None:
+        tensors["keep"] = engine.keep.clone()
+    if engine.averages is not None:
+        for kind in _KINDS:
+            pairs = zip(named, getattr(engine.averages, kind), strict=False)
+            tensors |= {f"{kind}.{name}": average.clone() for name, average in pairs}
+    tensors |= {f"final_scores.{name}": scores.clone() for name, scores in engine.final_scores.items()}
+    return {"meta": _identity(engine) | _progress(engine), "tensors": tensors}
+
+
+def restore_engine(engine: AdaLoraEngine, saved: dict[str, Any]) -> None:
+    """Put a saved state into a freshly attached engine; everything is checked first."""
+    from spectune.adapter.engine import Averages
+
+    meta, tensors = saved["meta"], saved["tensors"]
+    for key, value in _identity(engine).items():
+        if meta.get(key) != value:
+            raise AdapterError(f"the saved engine state has another {key} ({meta.get(key)!r}, here {value!r})")
+    _check_shapes(engine, meta, tensors)
+    engine.store.keep_slots(meta["slots"])
+    device = engine.store.values.rows.device
+    with torch.no_grad():
+        for name, bank in engine.store.named_banks().items():
+            bank.rows.copy_(tensors[f"bank.{name}"])
+    engine.frozen, engine.last_step = meta["frozen"], meta["last_step"]
+    engine.allocator_calls = meta["allocator_calls"]
+    engine.keep = tensors["keep"].to(device) if "keep" in tensors else None
+    engine.averages = None
+    if "sensitivity.lora_E" in tensors:
+        names = [name for name in engine.store.named_banks() if f"sensitivity.{name}" in tensors]
+        engine.averages = Averages(*([tensors[f"{kind}.{name}"].clone().to(device) for name in names] for kind in _KINDS))
+    prefix = "final_scores."
+    engine.final_scores = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
+    engine.store.realias()
+    engine.store.lay_out(engine.keep if meta["dead_left_out"] else None)
+
+
+def scores_by_slot(store: TripletStore, scores: Tensor, init_r: int) -> dict[str, Tensor]:
+    """Scores (n,) as one vector per matrix over its original slots, (init_r,); NaN where a triplet was gone."""
+    table = scores.new_full((len(store.matrices) * init_r,), torch.nan)
+    places = [number * init_r + slot for number, matrix in enumerate(store.matrices) for slot in matrix.slots]
+    table[torch.tensor(places, device=scores.device)] = scores
+    return dict(zip((matrix.name for matrix in store.matrices), table.view(-1, init_r), strict=True))
+
+
+def _identity(engine: AdaLoraEngine) -> dict[str, Any]:
+    """What must be the same here and there."""
+    return {
+        "version": VERSION,
+        "schedule": asdict(engine.schedule),
+        "options": asdict(engine.options),
+        "matrices": [matrix.name for matrix in engine.store.matrices],
+        "initial_budget": engine.initial_budget,
+    }
+
+
+def _progress(engine: AdaLoraEngine) -> dict[str, Any]:
+    return {
+        "last_step": engine.last_step,
+        "frozen": engine.frozen,
+        "allocator_calls": engine.allocator_calls,
+        "slots": [list(matrix.slots) for matrix in engine.store.matrices],
+        "dead_left_out": engine.store.leaves_dead_out,
+    }
+
+
+def _check_shapes(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    for matrix, slots in zip(engine.store.matrices, meta["slots"], strict=True):
+        if not set(slots) <= set(matrix.slots):
+            raise AdapterError(f"the saved state has triplets of {matrix.name} that are gone here; attach a fresh model")
+    for name, bank in engine.store.named_banks().items():
+        count = sum(len(meta["slots"][member]) for member in bank.members)
+        expected = (count, *bank.rows.shape[1:])
+        found = tuple(tensors[f"bank.{name}"].shape) if f"bank.{name}" in tensors else None
+        if found != expected:
+            raise AdapterError(f"the saved bank {name} has shape {found}, expected {expected}")

@@ -1,0 +1,113 @@
+"""Which matrices to adapt, found from the structure of the model.
+
+PEFT's tables know three of some twenty encoder-decoder types and miss the gated feed-forward of FLAN-T5. Here a
+target is any linear map inside a repeated block of the encoder or the decoder whose weight is not tied to an
+embedding and which is no router. Works on meta devices: no weights are read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from spectune.adapter.roles import TargetRole, role_of
+from spectune.errors import ConfigError
+
+__all__ = ["TargetRole", "default_targets", "resolve_targets", "role_of"]
+
+_ROUTERS = ("router", "classifier", "gate")  # a gate that is a module of its own; gate_proj is another name
+
+
+def default_targets(model: nn.Module) -> list[str]:
+    """All attention and feed-forward matrices of an encoder-decoder model.
+
+    Returns:
+        Module names as in `model.named_modules()`, in that order.
+
+    Raises:
+        ConfigError: nothing to adapt was found.
+    """
+    tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    names = [
+        name
+        for name, module in model.named_modules()
+        if _is_linear(module) and _in_repeated_block(model, name) and not _is_router(name) and not _tied(module, tied)
+    ]
+    if not names:
+        raise ConfigError(f"no linear layer inside repeated blocks in {type(model).__name__}; name target_modules")
+    return names
+
+
+def resolve_targets(model: nn.Module, target_modules: str | list[str], exclude: str | list[str] | None) -> list[str]:
+    """Turn the `target_modules` option into module names.
+
+    `auto` takes `default_targets`, `attention` and `feed_forward` those with such a role, a list takes modules by
+    name or by the end of their name (as PEFT), any other string is a regular expression over the whole name.
+
+    Raises:
+        ConfigError: an entry that matches nothing (with the nearest names), or nothing left after `exclude`.
+    """
+    if target_modules == "auto":
+        names = default_targets(model)
+    elif target_modules in ("attention", "feed_forward"):
+        names = [name for name in default_targets(model) if target_modules in role_of(name).block]
+    else:
+        names = _select(target_modules, [name for name, module in model.named_modules() if _is_linear(module)])
+    if exclude:
+        excluded = set(_select(exclude, names))
+        names = [name for name in names if name not in excluded]
+    if not names:
+        raise ConfigError("no matrix is left to adapt; change target_modules or exclude_modules")
+    return names
+
+
+def _select(entries: str | list[str], names: list[str]) -> list[str]:
+    if isinstance(entries, str):
+        try:
+            chosen = [name for name in names if re.fullmatch(entries, name)]
+        except re.error as error:
+            raise ConfigError(f"target_modules {entries!r} is not a regular expression: {error}") from error
+        if not chosen:
+            raise ConfigError(f"target_modules {entries!r} matches no linear layer; nearest: {_nearest(entries, names)}")
+        return chosen
+    for entry in entries:
+        if not any(_ends_with(name, entry) for name in names):
+            raise ConfigError(f"target_modules entry {entry!r} matches no linear layer; nearest: {_nearest(entry, names)}")
+    return [name for name in names if any(_ends_with(name, entry) for entry in entries)]
+
+
+def _ends_with(name: str, entry: str) -> bool:
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _nearest(entry: str, names: Iterable[str]) -> str:
+    leaves = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
+    return ", ".join(difflib.get_close_matches(entry, leaves, n=3, cutoff=0.0))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """nn.Linear, transformers' Conv1D, and the quantised classes, which all derive from or are named after Linear."""
+    kind = type(module).__name__
+    return isinstance(module, nn.Linear) or kind == "Conv1D" or kind.startswith("Linear")
+
+
+def _in_repeated_block(model: nn.Module, name: str) -> bool:
+    parts = name.split(".")
+    if not {"encoder", "decoder"} & set(parts):
+        return False
+    return any(
+        part.isdigit() and isinstance(model.get_submodule(".".join(parts[:depth])), nn.ModuleList)
+        for depth, part in enumerate(parts)
+    )
+
+
+def _is_router(name: str) -> bool:
+    parts = name.lower().split(".")
+    return "router" in parts or parts[-1] in _ROUTERS
+
+
+def _tied(module: nn.Module, embeddings: set[int]) -> bool:
+    return id(module.weight) in embeddings

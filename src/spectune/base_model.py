@@ -1,0 +1,134 @@
+"""Where the base model lies, and its configuration: all that can be said of a model without its weights.
+
+`locate_model` finds a mistake in the name before torch is imported; `read_config` and `skeleton` follow it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectune.config import ModelConfig
+from spectune.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+STARTER = "starter"
+_CONFIG = "config.json"
+_HUB_ID = re.compile(r"^(?:[\w.\-]+/)?[\w.\-]+$")
+_TIMEOUT_S = 15
+_LOG_IN = "a private or gated one needs a token: run `hf auth login`, or set HF_TOKEN"
+
+
+def locate_model(model: ModelConfig) -> str:
+    """The directory or hub id that transformers loads the base from.
+
+    Raises `ModelError` for a directory that holds no model, and for a hub id that is unknown, private or out of reach.
+    """
+    name = model.model_name_or_path
+    if name == STARTER:
+        from spectune.starter.bundle import model_directory
+
+        return _checked_directory(model_directory(), "the bundled model is missing from this installation")
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _checked_directory(path, f"{name} is not a model's directory: it holds no {_CONFIG}")
+    if path.exists():
+        raise ModelError(f"{name} is a file; model.model_name_or_path names a directory, a hub id, or {STARTER}")
+    if not _HUB_ID.match(name) or name.startswith("."):
+        raise ModelError(f"there is no directory {name}{_neighbours(path)}")
+    if difflib.get_close_matches(name, [STARTER], cutoff=0.8):
+        raise ModelError(f"there is no model {name}; did you mean {STARTER}?")
+    _check_hub(name, model.revision)
+    return name
+
+
+def read_config(model: ModelConfig) -> PretrainedConfig:
+    """The base model's configuration. Raises `ModelError` where it has none that an encoder-decoder model can use."""
+    location = locate_model(model)
+    from transformers import AutoConfig
+
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            location, revision=model.revision or "main", trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
+    if not getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{model.model_name_or_path} ({config.model_type}) is no encoder-decoder model; "
+            f"use one of the BART, T5, Pegasus, Marian … families"
+        )
+    return config
+
+
+def skeleton(model: ModelConfig) -> PreTrainedModel:
+    """The model as its configuration makes it, on the meta device: every module, no weights."""
+    config = read_config(model)
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
+    try:
+        with torch.device("meta"):
+            made: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
+    made.tie_weights()  # the meta device makes tied weights twice
+    return made
+
+
+def _checked_directory(path: Path, otherwise: str) -> str:
+    config = path / _CONFIG
+    if not config.is_file():
+        adapter = (path / "adapter_config.json").is_file()
+        raise ModelError(otherwise + ("; it holds an adapter, not a base model" if adapter else ""))
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ModelError(f"{config} is not JSON") from None
+    if not isinstance(content, dict) or "model_type" not in content:
+        raise ModelError(f"{config} names no model_type; it is not a configuration of transformers")
+    return str(path)
+
+
+def _neighbours(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"; the directory {path.parent} does not exist"
+    near = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _check_hub(name: str, revision: str | None) -> None:
+    """One question to the hub, unless the configuration is in its cache."""
+    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, _CONFIG, revision=revision), str):
+        return
+    try:
+        HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"{name} has no revision {revision} on the hub") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.GatedRepoError):
+        raise ModelError(f"there is no directory {name}, and no model of that name on the hub; {_LOG_IN}") from None
+    except errors.OfflineModeIsEnabled:
+        raise ModelError(
+            f"there is no directory {name}, it is not in the hub's cache, and HF_HUB_OFFLINE forbids to download it"
+        ) from None
+    except Exception as error:  # the hub's library passes on whatever its HTTP library raises
+        raise ModelError(
+            f"there is no directory {name}, and the hub cannot be asked for it ({_reason(error)}); "
+            f"check the network, or name a directory"
+        ) from None
+
+
+def _reason(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any("gated" in line or "private" in line or "401" in line or "403" in line for line in lines):
+        return f"access was refused; {_LOG_IN}"
+    if any("trust_remote_code" in line for line in lines):
+        return "it brings code of its own; set model.trust_remote_code: true if you trust it"
+    return lines[0] if lines else type(error).__name__

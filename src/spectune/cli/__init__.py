@@ -1,0 +1,63 @@
+"""The `spectune` command: `main` runs it and turns every end into an exit status.
+
+0: done. 1: a bug of ours, with its traceback. 2: a person's mistake, one line on standard error. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from spectune.cli.app import app
+from spectune.cli.arguments import with_resume_value
+from spectune.errors import UserError
+
+__all__ = ["main"]
+
+# The machine's state, not a slip in our code: a line is worth more than a traceback.
+_CIRCUMSTANCES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's own) and return the exit status."""
+    arguments = with_resume_value(sys.argv[1:] if argv is None else argv)
+    try:
+        status = app(args=arguments, prog_name="spectune", standalone_mode=False)
+    except UserError as error:
+        return _refuse(str(error))
+    except typer.TyperException as error:
+        return _refuse(error.format_message())
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except OSError as error:
+        if error.errno in _CIRCUMSTANCES:
+            return _refuse(f"{error.filename or 'the machine'}: {error.strerror}")
+        return _report_bug(error)
+    except Exception as error:
+        return _report_bug(error)
+    return status if isinstance(status, int) else 0
+
+
+def _refuse(message: str) -> int:
+    print(f"spectune: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _report_bug(error: Exception) -> int:
+    traceback.print_exception(error)
+    print(f"spectune: bug: {type(error).__name__}; please report it with the lines above", file=sys.stderr)
+    return 1

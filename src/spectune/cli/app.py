@@ -1,0 +1,41 @@
+"""The commands, put together. Each lives in its own file and imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from spectune import __version__
+from spectune.cli.evaluate import evaluate
+from spectune.cli.init import init
+from spectune.cli.plan import plan
+from spectune.cli.predict import predict
+from spectune.cli.starter import starter
+from spectune.cli.train import train
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(init)
+app.command()(plan)
+app.command()(train)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(starter)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"spectune {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Fine-tune encoder-decoder language models with AdaLoRA: adapters whose rank goes where it matters."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())

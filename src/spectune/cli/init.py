@@ -1,0 +1,33 @@
+"""`spectune init`: a commented run file for data nobody has described yet."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spectune.errors import ConfigError
+
+
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Table, data set directory, hub id or `starter`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the run file.")] = Path("run.yaml"),
+    model: Annotated[str, typer.Option(help="Base model to put into it.")] = "starter",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Look at the data and write a run file for it, with comments."""
+    if output.is_dir():
+        raise ConfigError(f"{output} is a directory; name a file with --output")
+    if output.exists() and not overwrite:
+        raise ConfigError(f"{output} exists; choose another name with --output, or replace it with --overwrite")
+    if not output.parent.is_dir():
+        raise ConfigError(f"{output}: the directory {output.parent} does not exist; make it first")
+    from spectune.proposal import propose_run_file
+
+    text = propose_run_file(data, model=model)
+    partial = output.with_name(f"{output.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, output)
+    typer.echo(f"wrote {output}; check it, then: spectune plan {output}")

@@ -1,0 +1,118 @@
+"""`spectune plan`: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spectune.cli.arguments import config_from
+from spectune.config import RunConfig
+
+if TYPE_CHECKING:
+    from spectune.planning import Plan
+
+
+def plan(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN.yaml [section.key=value]...", help="The run file; values that override it."),
+    ],
+) -> None:
+    """Show a run's schedule, learning rate, targets, parameters and memory; trains nothing, reads no weights."""
+    config = config_from(words)
+    from spectune.planning import plan_run
+
+    for line in _lines(config, plan_run(config)):
+        typer.echo(line)
+
+
+def _lines(config: RunConfig, plan: Plan) -> Iterator[str]:
+    yield f"model      {plan.model} ({plan.architecture})"
+    for position, line in enumerate(plan.data):
+        yield f"{'data' if position == 0 else '':10} {line}"
+    yield f"run        {_length(config, plan)}"
+    yield ""
+    yield from _schedule_lines(plan)
+    yield ""
+    yield f"learning rate ({plan.rate.kind}, peak {plan.rate.peak:.3g} at step {max(plan.rate.warmup_steps, 1):,})"
+    for name, step in _boundaries(plan):
+        yield f"  step {step:>7,}  {plan.rate.at(step):<9.3g}  {name}"
+    yield ""
+    yield f"targets    {len(plan.targets)} matrices"
+    for block, roles in plan.targets_by_role().items():
+        counts = ", ".join(f"{role} {count}" for role, count in roles.items())
+        yield f"  {block.replace('_', '-'):<24} {counts}"
+    yield ""
+    yield from _size_lines(plan)
+    for note in plan.notes:
+        yield f"note: {note}"
+
+
+def _length(config: RunConfig, plan: Plan) -> str:
+    lengths, train = plan.lengths, config.train
+    batch = f"batches of {train.per_device_train_batch_size}"
+    if train.gradient_accumulation_steps > 1:
+        batch += f" × {train.gradient_accumulation_steps}"
+    if lengths.rows is None or lengths.steps_per_epoch is None:
+        return f"{lengths.total_step:,} steps, {batch}"
+    epochs = lengths.total_step / lengths.steps_per_epoch
+    return (
+        f"{lengths.total_step:,} steps: {lengths.rows:,} rows in {batch}, "
+        f"{lengths.steps_per_epoch:,} steps an epoch, {epochs:.3g} epochs"
+    )
+
+
+def _schedule_lines(plan: Plan) -> Iterator[str]:
+    schedule = plan.schedule
+    start, target = plan.initial_budget, plan.target_budget
+    yield (
+        f"schedule   init_r {schedule.init_r} → target_r {schedule.target_r}, tinit {schedule.tinit:,}, "
+        f"freeze_step {schedule.freeze_step:,}, tfinal {schedule.tfinal:,}, deltaT {schedule.deltaT:,}"
+    )
+    yield f"  {'phase':<9} {'steps':>17}  triplets (rank over all matrices)"
+    for phase, (first, last) in schedule.phases().items():
+        at_start = start if phase != "frozen" else target
+        at_end = schedule.budget(last, start, target)
+        change = f"{at_start:,}" if at_start == at_end else f"{at_start:,} → {at_end:,}"
+        yield f"  {phase:<9} {f'{first:,} – {last:,}':>17}  {change}"
+    allocations = sum(schedule.allocates(step) for step in range(1, schedule.total_step + 1))
+    yield f"  {allocations:,} allocations"
+
+
+def _boundaries(plan: Plan) -> list[tuple[str, int]]:
+    schedule, rate = plan.schedule, plan.rate
+    named = {
+        1: "first step",
+        max(rate.warmup_steps, 1): "end of the learning rate's warm-up",
+        max(schedule.tinit, 1): "tinit: the budget starts to fall",
+        schedule.freeze_step: "freeze_step: the survivors are fixed",
+        schedule.total_step: "last step",
+    }
+    return [(name, step) for step, name in sorted(named.items())]
+
+
+def _size_lines(plan: Plan) -> Iterator[str]:
+    counts, memory = plan.parameters, plan.memory
+    yield f"parameters {counts.total:,} in the base model"
+    start, after = counts.trainable_at_start, counts.trainable_after_freeze
+    yield f"  {start:>12,}  trainable at the start ({_percent(start, counts.total)})"
+    yield f"  {after:>12,}  after the freeze, about ({_percent(after, counts.total)})"
+    yield f"  {_size(4 * counts.saved):>12}  adapter file, about"
+    yield f"memory     {_size(memory.total)} while training, an estimate at full batch and length"
+    yield f"  {_size(memory.base):>12}  base weights"
+    yield f"  {_size(memory.adapter):>12}  adapter, gradients, optimizer, importance"
+    yield f"  {_size(memory.activations):>12}  activations and logits"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %"
+
+
+def _size(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"

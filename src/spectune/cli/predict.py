@@ -1,0 +1,34 @@
+"""`spectune predict`: outputs for texts, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spectune.errors import ConfigError
+
+
+def predict(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Directory or hub id of an adapter.")],
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="Table, or texts one a line; `-` is standard input.")
+    ] = "-",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")] = None,
+) -> None:
+    """Write {"text", "prediction"} as JSON lines, one for each text."""
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
+    from spectune import api
+
+    pairs = api.predict_file(adapter, file)
+    text = "".join(json.dumps({"text": t, "prediction": p}, ensure_ascii=False) + "\n" for t, p in pairs)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    partial = output.with_name(f"{output.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, output)

@@ -1,0 +1,214 @@
+"""The run's configuration: five sections of plain values, checked when they are made.
+
+Names are those of transformers' `TrainingArguments` and PEFT's `AdaLoraConfig`. Nothing here imports torch, and no
+state of a run is ever written into these objects. `spectune.runfile` reads them from YAML and the command line.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
+Task = Literal["classification", "summarization", "translation", "text2text"]
+
+
+class Section(BaseModel):
+    """Shared rules: unknown keys are refused, values are fixed once made, NaN and infinity are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), str_strip_whitespace=False
+    )
+
+
+class ModelConfig(Section):
+    """Which base model, and how its weights are held."""
+
+    model_name_or_path: str = Field(min_length=1)
+    """A directory, a hub id, or `starter` (the bundled base model)."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the frozen base; `auto` takes bfloat16 where this machine multiplies it faster."""
+    trust_remote_code: bool = False
+
+
+class DataConfig(Section):
+    """Where the text pairs come from and how they become tokens."""
+
+    train_file: str | None = None
+    """CSV, TSV, JSON, JSON lines or Parquet; `starter` names the bundled data."""
+    validation_file: str | None = None
+    test_file: str | None = None
+    dataset_name: str | None = None
+    """A directory written by `datasets`, a hub id, or `starter` (the bundled data)."""
+    dataset_config_name: str | None = None
+    dataset_revision: str | None = None
+    text_column: str | None = None
+    """Column of the source text; `text` unless given. Excludes `source_template`."""
+    target_column: str | None = None
+    """Column of the target text or label; `target`, else `label`, unless given."""
+    references_column: str | None = None
+    """Column with a list of right outputs; `references` is used when the data has it."""
+    source_template: str | None = None
+    """Several columns in one source, as in `"premise: {premise} hypothesis: {hypothesis}"`."""
+    task: Task | None = None
+    """Decides the default metrics; classification if labels are named or the target column is `label`."""
+    label_names: dict[int | str, str] | list[str] | str | None = None
+    """Label → word: a mapping, a list in label order, or the path of a `labels.json`."""
+    source_prefix: str = ""
+    max_source_length: PositiveInt = 256
+    """Tokens, the end token included; longer sources are cut and counted."""
+    max_target_length: PositiveInt = 128
+    padding: Literal["longest", "max_length"] = "longest"
+    validation_split: float | None = Field(default=0.1, gt=0.0, lt=1.0)
+    """Share of the training rows held out when no validation data is given; null: no validation."""
+    invalid_rows: Literal["drop", "error"] = "drop"
+    """Rows with an empty or missing text: left out and reported, or refused."""
+    max_train_samples: PositiveInt | None = None
+    max_validation_samples: PositiveInt | None = None
+    max_test_samples: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.train_file is None) == (self.dataset_name is None):
+            raise ValueError("give either train_file or dataset_name")
+        if self.text_column is not None and self.source_template is not None:
+            raise ValueError("give either text_column or source_template, not both")
+        if self.dataset_name is not None and (self.validation_file or self.test_file):
+            raise ValueError("validation_file and test_file go with train_file; a dataset brings its own splits")
+        if self.label_names is not None and self.task not in (None, "classification"):
+            raise ValueError(f"label_names belong to task: classification, not {self.task}")
+        return self
+
+
+class AdapterConfig(Section):
+    """AdaLoRA: PEFT's option names; steps may be given as fractions of the run."""
+
+    init_r: PositiveInt = 12
+    target_r: PositiveInt = 8
+    """Average rank per adapted matrix after the freeze."""
+    tinit: int | float = 0.10
+    """Length of the warm-up: a fraction of the run (strictly between 0 and 1) or steps (an integer)."""
+    tfinal: int | float = 0.50
+    """Length of the frozen phase, as in PEFT: a fraction of the run or steps."""
+    deltaT: PositiveInt | Literal["auto"] = "auto"
+    """Steps between two allocations; `auto` is about 1/200 of the decreasing span."""
+    beta1: OpenUnit = 0.85
+    beta2: OpenUnit = 0.85
+    orth_reg_weight: float = Field(default=0.1, ge=0.0)
+    """Weight of the orthogonality penalty (the paper's γ)."""
+    lora_alpha: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """ΔW = lora_alpha / init_r · PΛQ; `auto` is 2 · init_r."""
+    lora_dropout: Probability = 0.0
+    target_modules: str | list[str] = "auto"
+    """`auto` (all attention and feed-forward matrices), `attention`, `feed_forward`, names, or a regular expression."""
+    exclude_modules: str | list[str] | None = None
+    modules_to_save: list[str] | None = None
+    """Modules trained in full and saved beside the adapter."""
+    adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]+$")
+    init: Literal["random", "orthonormal", "gradient"] = "random"
+    importance: Literal["elementwise", "triplet"] = "elementwise"
+    pruning: Literal["revivable", "permanent"] = "revivable"
+    penalty_in_scores: bool = True
+    call_order: Literal["paper", "peft"] = "paper"
+    """Importance before the optimizer's step (the paper) or after it (PEFT's users)."""
+
+    @model_validator(mode="after")
+    def _ranks(self) -> AdapterConfig:
+        if self.init_r < self.target_r:
+            raise ValueError(
+                f"init_r {self.init_r} is below target_r {self.target_r}; give init_r of about 1.5 × target_r"
+            )
+        for name in ("tinit", "tfinal"):
+            value = getattr(self, name)
+            if isinstance(value, float) and not 0.0 < value < 1.0:
+                raise ValueError(f"{name} {value} is neither a fraction strictly between 0 and 1 nor whole steps")
+            if isinstance(value, int) and (isinstance(value, bool) or value < 0):
+                raise ValueError(f"{name} {value} must not be negative")
+        return self
+
+    @property
+    def resolved_lora_alpha(self) -> int:
+        """lora_alpha with `auto` resolved to 2 · init_r."""
+        return 2 * self.init_r if self.lora_alpha == "auto" else self.lora_alpha
+
+
+class TrainConfig(Section):
+    """The training loop; names of transformers' `TrainingArguments`."""
+
+    output_dir: str = Field(default="runs/run", min_length=1)
+    num_train_epochs: float = Field(default=3.0, gt=0.0)
+    max_steps: PositiveInt | None = None
+    """Optimizer steps; overrides num_train_epochs."""
+    learning_rate: float = Field(default=1.0e-3, gt=0.0)
+    per_device_train_batch_size: PositiveInt = 8
+    gradient_accumulation_steps: PositiveInt = 1
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of the run in which the learning rate rises; at most tinit. Default: half of tinit."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    adam_beta1: Probability = 0.9
+    adam_beta2: Probability = 0.999
+    adam_epsilon: float = Field(default=1.0e-8, gt=0.0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0.0)
+    label_smoothing_factor: Probability = 0.0
+    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast of the computation; model.dtype decides how the frozen weights are held."""
+    use_cpu: bool = False
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    logging_steps: PositiveInt = 10
+    save_steps: PositiveInt | None = None
+    """Steps between checkpoints; default: at every evaluation."""
+    save_total_limit: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.mixed_precision == "fp16" and self.use_cpu:
+            raise ValueError("mixed_precision fp16 needs a GPU; use bf16 or no")
+        return self
+
+
+class EvaluationConfig(Section):
+    """Evaluation by generation."""
+
+    eval_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    eval_steps: PositiveInt | None = None
+    eval_on_start: bool = True
+    """Score the untrained model first, so that the gain is visible."""
+    metrics: list[str] | Literal["auto"] = "auto"
+    metric_for_best_model: str | None = None
+    """Default: the task's first metric. Only evaluations after the freeze are candidates."""
+    load_best_model_at_end: bool = True
+    early_stopping_patience: PositiveInt | None = None
+    """Evaluations after the freeze without a better metric before the run ends."""
+    num_beams: PositiveInt = 1
+    max_new_tokens: PositiveInt | Literal["auto"] = "auto"
+    """`auto`: the longest target plus 2."""
+    max_length: PositiveInt | None = None
+    """Of the generated sequence, the start token included; excludes max_new_tokens."""
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    per_device_eval_batch_size: PositiveInt = 32
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvaluationConfig:
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise ValueError("eval_strategy steps needs eval_steps")
+        if self.max_length is not None and self.max_new_tokens != "auto":
+            raise ValueError("give either max_length or max_new_tokens, not both")
+        return self
+
+
+class RunConfig(Section):
+    """A whole run."""
+
+    model: ModelConfig
+    data: DataConfig
+    adapter: AdapterConfig = AdapterConfig()
+    train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,0 +1,59 @@
+"""Token ids as padded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = -100
+
+
+def collate(
+    input_ids: Sequence[Sequence[int]],
+    labels: Sequence[Sequence[int]] | None,
+    *,
+    pad_token_id: int,
+    source_length: int | None = None,
+    target_length: int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    pad_to_multiple_of: int | None = None,
+) -> dict[str, Tensor]:
+    """One batch, padded on the right.
+
+    Args:
+        input_ids: n rows of source ids.
+        labels: n rows of target ids; None leaves `labels` out (generation).
+        source_length: pad sources to this many tokens (`padding: max_length`); None: to the longest.
+        target_length: likewise for targets.
+        ignore_index: fills `labels`; the cross entropy leaves it out.
+        pad_to_multiple_of: round both lengths up to a multiple.
+
+    Returns:
+        `input_ids` (n × source length), `attention_mask` (n × source length; 1 for tokens, 0 for padding) and
+        `labels` (n × target length), all int64 on the CPU.
+    """
+    sources = _padded(input_ids, pad_token_id, source_length, pad_to_multiple_of)
+    lengths = torch.tensor([len(ids) for ids in input_ids], dtype=torch.int64)  # (n,)
+    batch = {
+        "input_ids": sources,
+        "attention_mask": (torch.arange(sources.shape[1]) < lengths[:, None]).to(torch.int64),
+    }
+    if labels is not None:
+        if len(labels) != len(input_ids):
+            raise ValueError(f"{len(input_ids)} sources against {len(labels)} targets")
+        batch["labels"] = _padded(labels, ignore_index, target_length, pad_to_multiple_of)
+    return batch
+
+
+def _padded(rows: Sequence[Sequence[int]], fill: int, length: int | None, multiple: int | None) -> Tensor:
+    longest = max(map(len, rows), default=0)
+    if length is not None and longest > length:
+        raise ValueError(f"a row of {longest} tokens does not fit into {length}")
+    width = longest if length is None else length
+    if multiple is not None:
+        width = -(-width // multiple) * multiple
+    return torch.tensor([[*ids, *[fill] * (width - len(ids))] for ids in rows], dtype=torch.int64).reshape(
+        len(rows), width
+    )

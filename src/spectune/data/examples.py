@@ -1,0 +1,165 @@
+"""Rows as text pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spectune.data.columns import Columns
+from spectune.data.table import Table
+from spectune.data.verbalizer import Verbalizer
+from spectune.data.wording import count, rows_text, some
+from spectune.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One row as the model sees it."""
+
+    row: int
+    """Data row, from 1; a header does not count."""
+    source: str
+    """Prefix and template applied."""
+    target: str
+    """The label's words in classification; empty when no targets were asked for."""
+    label: str | None
+    """The label as its map spells it; classification only."""
+    references: tuple[str, ...]
+    """All right outputs, the target first; empty when no targets were asked for."""
+
+
+@dataclass(slots=True)
+class Built:
+    """The examples of one table, and the rows that gave none."""
+
+    examples: list[Example] = field(default_factory=list)
+    dropped: dict[str, list[int]] = field(default_factory=dict)
+    """Reason → row numbers."""
+
+
+class _UnusableRowError(Exception):
+    """Why a row gives no example; only `build_examples` sees it."""
+
+
+def build_examples(
+    table: Table,
+    columns: Columns,
+    *,
+    prefix: str,
+    verbalizer: Verbalizer | None,
+    invalid_rows: Literal["drop", "error"],
+) -> Built:
+    """Text pairs of a table; rows with an empty or missing text are left out, or refused.
+
+    Raises:
+        DataError: unusable rows under `invalid_rows: error`, no usable row at all, labels outside the verbalizer's
+            map, or a cell that is no text.
+    """
+    built = Built()
+    unknown: dict[str, list[int]] = {}
+    references = columns.references if table.has(columns.references) else None
+    for index in range(len(table.rows)):
+        row = index + 1
+        try:
+            source = prefix + columns.template.render(tuple(_text(table, index, name) for name in columns.text))
+            if columns.target is None:
+                built.examples.append(Example(row=row, source=source, target="", label=None, references=()))
+            elif verbalizer is not None:
+                label = _label(table, index, columns.target, verbalizer, unknown)
+                target = verbalizer.to_text(label) if label is not None else ""
+                built.examples.append(Example(row=row, source=source, target=target, label=label, references=(target,)))
+            else:
+                target, right = _outputs(table, index, columns.target, references)
+                built.examples.append(Example(row=row, source=source, target=target, label=None, references=right))
+        except _UnusableRowError as reason:
+            built.dropped.setdefault(str(reason), []).append(row)
+    if unknown:
+        raise DataError(_unknown_labels(table, unknown, verbalizer))
+    _check_dropped(table, built, invalid_rows)
+    return built
+
+
+def text_of(value: Any) -> str | None:
+    """A cell as text; None when it is missing or holds only white space. Raises TypeError for lists and mappings."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        raise TypeError(type(value).__name__)
+    text = value if isinstance(value, str) else str(value)
+    return text if text.strip() else None
+
+
+def _text(table: Table, index: int, column: str) -> str:
+    try:
+        text = text_of(table.value(index, column))
+    except TypeError as error:
+        raise DataError(
+            f"{table.origin}: {table.place(index + 1)} holds a {error} in column {column!r}, not a text"
+            f"{_structure_hint(table, index, column)}"
+        ) from None
+    if text is None:
+        raise _UnusableRowError(f"empty column {column!r}")
+    if not is_unicode(text):
+        raise _UnusableRowError(f"column {column!r} is not valid Unicode")
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """False for lone surrogates, which JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _structure_hint(table: Table, index: int, column: str) -> str:
+    value = table.value(index, column)
+    if isinstance(value, Mapping):
+        return f"; write {' or '.join(f'{column}.{key}' for key in list(value)[:3])} for what is in it"
+    return "; several right outputs belong in data.references_column"
+
+
+def _label(table: Table, index: int, column: str, verbalizer: Verbalizer, unknown: dict[str, list[int]]) -> str | None:
+    raw = _text(table, index, column)
+    # Not from the text alone: 1.0 and True have better ways to become labels.
+    label = verbalizer.label_of(table.value(index, column))
+    if label is None:
+        unknown.setdefault(raw, []).append(index + 1)
+    return label
+
+
+def _outputs(table: Table, index: int, column: str, references: str | None) -> tuple[str, tuple[str, ...]]:
+    """The target and all right outputs of a row."""
+    raw = table.value(index, references) if references is not None else None
+    listed = [raw] if isinstance(raw, str) else raw or []
+    if not isinstance(listed, Sequence) or not all(item is None or isinstance(item, str) for item in listed):
+        raise DataError(
+            f"{table.origin}: {table.place(index + 1)}: column {references!r} must hold a list of texts"
+            f" (data.references_column)"
+        )
+    right = [item for item in listed if item and item.strip() and is_unicode(item)]
+    missing = table.value(index, column) in (None, "")
+    target = right[0] if right and missing else _text(table, index, column)
+    return target, tuple(dict.fromkeys([target, *right]))
+
+
+def _unknown_labels(table: Table, unknown: dict[str, list[int]], verbalizer: Verbalizer | None) -> str:
+    found = [f"{label!r} ({rows_text(rows)})" for label, rows in unknown.items()]
+    return (
+        f"{table.origin}: {'label' if len(found) == 1 else 'labels'} {some(found, 3)} not in the label names"
+        f" ({verbalizer}); add to data.label_names, or mend the rows"
+    )
+
+
+def _check_dropped(table: Table, built: Built, invalid_rows: Literal["drop", "error"]) -> None:
+    reasons = [f"{count(len(rows), 'row')}: {reason} ({rows_text(rows)})" for reason, rows in built.dropped.items()]
+    if reasons and not built.examples:
+        raise DataError(f"{table.origin} has no usable row; {'; '.join(reasons)}")
+    if reasons and invalid_rows == "error":
+        first = min(row for rows in built.dropped.values() for row in rows)
+        raise DataError(
+            f"{table.origin}: {'; '.join(reasons)}; the first is {table.place(first)};"
+            f" mend them or set data.invalid_rows: drop"
+        )

@@ -1,0 +1,82 @@
+"""Raw label values as text, and label names from wherever a person keeps them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from spectune.data.json_files import parse_json
+from spectune.data.locations import decode_text, existing_file, read_bytes
+from spectune.errors import DataError
+
+_WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
+_INTEGER = re.compile(r"-?\d+")
+_TRUTH = {"true": "1", "false": "0", "1": "true", "0": "false"}
+
+LabelNames = Mapping[Any, Any] | list[Any]
+
+
+def canonical_label(value: Any) -> str | None:
+    """The one text for a label however a file spells it; None when it is missing.
+
+    0, "0", 0.0 and "0.0" (pandas writes integers so beside a gap) are all "0"; True and "TRUE" are "true"; outer and
+    repeated white space does not count.
+    """
+    if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    text = " ".join(str(value).split())
+    if text.casefold() in ("true", "false"):
+        return text.casefold()
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return (whole[1] if whole else text) or None
+
+
+def truth_alias(label: str) -> str | None:
+    """The other spelling of a yes-or-no label: "true" for "1", "0" for "false"."""
+    return _TRUTH.get(label)
+
+
+def is_integer_label(label: str) -> bool:
+    """Whether a canonical label is a whole number."""
+    return _INTEGER.fullmatch(label) is not None
+
+
+def read_label_names(named: str) -> LabelNames:
+    """The content of a `labels.json`: a list of names, or a mapping from label to words. Raises DataError."""
+    path = existing_file(named)
+    content = parse_json(decode_text(read_bytes(path), path), path)
+    if isinstance(content, Mapping) and content and all(isinstance(words, int) for words in content.values()):
+        raise DataError(f'{path} maps words to numbers; label names go from label to words, as in {{"0": "negative"}}')
+    if not isinstance(content, list | Mapping) or not content:
+        raise DataError(f"{path} must hold a list of label names, or a mapping from label to words")
+    return content
+
+
+def names_by_label(names: LabelNames, labels: Iterable[str], origin: str) -> dict[str, str]:
+    """Canonical label → words as written.
+
+    A list stands for the labels 0, 1, 2, …, unless the data's `labels` are names from the list themselves. Raises
+    DataError for words that are no text and for two spellings of one label.
+    """
+    if isinstance(names, Mapping):
+        pairs = list(names.items())
+    else:
+        known = {canonical_label(name) for name in names}
+        itself = known.issuperset(labels)
+        pairs = [(name if itself else index, name) for index, name in enumerate(names)]
+    result: dict[str, str] = {}
+    for raw, words in pairs:
+        label = canonical_label(raw)
+        if label is None or not isinstance(words, str):
+            raise DataError(f"{origin}: label {raw!r} must be named by a text, not by {words!r}")
+        if label in result:
+            raise DataError(f"{origin} names the label {label!r} twice")
+        result[label] = words
+    return result

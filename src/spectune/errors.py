@@ -1,0 +1,29 @@
+"""What a person did wrong, and what to do about it.
+
+A `UserError` is one clear line: the command line prints it and exits with status 2. Any other exception that
+reaches the top is a bug of ours and exits with status 1.
+"""
+
+
+class UserError(Exception):
+    """A mistake a person can mend; the message says what is wrong and what to do."""
+
+
+class ConfigError(UserError):
+    """The run file, an override or an option is wrong."""
+
+
+class DataError(UserError):
+    """The data cannot be read, or does not say what the run file claims."""
+
+
+class ModelError(UserError):
+    """The base model or its tokenizer cannot be used."""
+
+
+class AdapterError(UserError):
+    """An adapter, its configuration or its use is wrong."""
+
+
+class RunError(UserError):
+    """The run directory is in the way, damaged, or belongs to another run."""

@@ -1,0 +1,173 @@
+"""The reload proof: the saved adapter, loaded by plain PEFT in another process, writes the very same texts.
+
+A child process that never imports spectune (`reload_child.py`) loads a *copy* of the adapter directory on a fresh base
+and generates for the evaluation rows; its texts are compared with those of the live model, one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from spectune.data.examples import Example
+from spectune.errors import AdapterError
+from spectune.evaluation.decoding import batches_by_length
+from spectune.evaluation.evaluate import accepted_texts
+from spectune.evaluation.metrics import LOSS, compute_metrics
+
+MAX_ROWS = 1000
+_CHILD = Path(__file__).with_name("reload_child.py")
+
+
+@dataclass(frozen=True)
+class ReloadProof:
+    """What the live model and the reloaded adapter said of the same rows."""
+
+    identical: bool
+    """Every text is the same."""
+    rows: int
+    mismatches: int
+    first_mismatch: dict[str, Any] | None
+    """`{"row", "text", "live", "reloaded"}`; `row` is the number in the data."""
+    live: dict[str, float]
+    """Metrics of the compared rows, by the live model."""
+    reloaded: dict[str, float]
+    seconds: float
+
+
+def prove_reload(
+    adapter_dir: str | Path,
+    *,
+    examples: Sequence[Example],
+    live_predictions: Sequence[str],
+    batch_size: int,
+    max_source_length: int,
+    dtype: str,
+    device: str,
+    threads: int,
+    metric_names: Sequence[str] = (),
+    labels: Sequence[str] | None = None,
+    trust_remote_code: bool = False,
+) -> ReloadProof:
+    """Load `adapter_dir` with plain PEFT in a child process and compare its predictions with the live ones.
+
+    Args:
+        adapter_dir: PEFT files, tokenizer and `generation_config.json`; copied, never written.
+        examples: all rows the live model generated for, in that order; at most 1,000 of them are compared.
+        live_predictions: one text per example.
+        batch_size: rows generated together, as in the live run.
+        max_source_length: tokens, the end token included, as in the live run.
+        dtype: precision of the base's weights, as torch names it (`float32`).
+        device: as torch names it; the child loads a base of its own there.
+        threads: CPU threads of the live run.
+        metric_names: metrics to report of both sides; `eval_loss` is left out.
+        labels: label words, for the metrics that need them.
+        trust_remote_code: as in the live run.
+
+    Raises:
+        AdapterError: the adapter or its base cannot be loaded by plain PEFT; one line says why.
+    """
+    started = time.monotonic()
+    if not examples or len(examples) != len(live_predictions):
+        raise ValueError(f"{len(examples)} examples against {len(live_predictions)} live predictions")
+    chosen = _compared_rows(Path(adapter_dir), examples, batch_size, max_source_length)
+    reloaded = _generate_in_child(
+        Path(adapter_dir),
+        {
+            "texts": [examples[row].source for row in chosen],
+            "batch_size": batch_size,
+            "max_source_length": max_source_length,
+            "dtype": dtype,
+            "device": device,
+            "threads": threads,
+            "trust_remote_code": trust_remote_code,
+        },
+    )
+    live = [live_predictions[row] for row in chosen]
+    rows = [examples[row] for row in chosen]
+    different = [index for index, (ours, theirs) in enumerate(zip(live, reloaded, strict=True)) if ours != theirs]
+    first = different[0] if different else None
+    return ReloadProof(
+        identical=not different,
+        rows=len(chosen),
+        mismatches=len(different),
+        first_mismatch=None if first is None else _mismatch(rows[first], live[first], reloaded[first]),
+        live=_values(metric_names, live, rows, labels),
+        reloaded=_values(metric_names, reloaded, rows, labels),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _compared_rows(adapter: Path, examples: Sequence[Example], batch_size: int, max_source_length: int) -> list[int]:
+    """All rows; of more than 1,000, whole batches of the live run spread over all lengths, in the data's order.
+
+    Whole batches, because a row's last bits depend on how far its batch is padded: so the child repeats the live
+    run's batches exactly.
+    """
+    if len(examples) <= MAX_ROWS:
+        return list(range(len(examples)))
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    encoded = tokenizer([example.source for example in examples], truncation=True, max_length=max_source_length)
+    batches = batches_by_length([len(ids) for ids in encoded["input_ids"]], batch_size)
+    count = max(1, MAX_ROWS // batch_size)
+    spread = [batches[index * len(batches) // count] for index in range(min(count, len(batches)))]
+    return sorted(row for batch in spread for row in batch)
+
+
+def _generate_in_child(adapter: Path, request: dict[str, Any]) -> list[str]:
+    """Run the child on a copy of `adapter` and return its predictions.
+
+    Raises:
+        AdapterError: the child failed; the message ends with the last line it wrote.
+    """
+    with tempfile.TemporaryDirectory(prefix="spectune-reload-") as scratch:
+        copy, answer, request_file = (
+            Path(scratch, "adapter"),
+            Path(scratch, "answer.json"),
+            Path(scratch, "request.json"),
+        )
+        shutil.copytree(adapter, copy)
+        request |= {
+            "adapter": str(copy),
+            "answer": str(answer),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        }
+        request_file.write_text(json.dumps(request, ensure_ascii=False), encoding="utf-8")
+        # -P keeps the child's own directory off its path, so that it finds nothing of spectune by accident. Not -I:
+        # that would also hide a torch installed for this user only.
+        finished = subprocess.run(
+            [sys.executable, "-P", str(_CHILD), str(request_file)], capture_output=True, text=True, errors="replace"
+        )
+        if finished.returncode != 0 or not answer.is_file():
+            lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
+            reason = lines[-1] if lines else f"the child ended with status {finished.returncode}"
+            raise AdapterError(f"the saved adapter {adapter} does not load with plain PEFT: {reason}")
+        predictions: list[str] = json.loads(answer.read_text(encoding="utf-8"))["predictions"]
+        return predictions
+
+
+def _mismatch(example: Example, live: str, reloaded: str) -> dict[str, Any]:
+    return {"row": example.row, "text": example.source, "live": live, "reloaded": reloaded}
+
+
+def _values(
+    names: Sequence[str], predictions: Sequence[str], rows: Sequence[Example], labels: Sequence[str] | None
+) -> dict[str, float]:
+    metrics = compute_metrics(
+        [name for name in names if name != LOSS],
+        predictions=predictions,
+        references=[accepted_texts(example) for example in rows],
+        labels=labels,
+    )
+    return {name: metric.value for name, metric in metrics.items()}

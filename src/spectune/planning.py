@@ -1,0 +1,249 @@
+"""What a run will do, worked out from its configuration, its data and the base model's configuration: no weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from spectune.adapter.roles import role_of
+from spectune.adapter.schedule import RankSchedule, resolve_schedule
+from spectune.base_model import locate_model, skeleton
+from spectune.config import RunConfig, TrainConfig
+from spectune.data.locations import resolve_data_path
+from spectune.data.prepare import PreparedData, prepare_data
+from spectune.errors import ConfigError, DataError
+from spectune.training.learning_rate import LearningRate, resolve_learning_rate
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
+# Kept in float32 for every number of the adapter: itself, its gradient, two moments, two importance averages.
+_COPIES_OF_ADAPTER = 6
+# Tensors as wide as the model that a layer keeps for the backward pass, attention and feed-forward together.
+_KEPT_PER_LAYER = 16
+_KEPT_WITH_CHECKPOINTING = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """How long the run is."""
+
+    rows: int | None
+    """Training rows; None where the data was not found and `max_steps` is given."""
+    steps_per_epoch: int | None
+    total_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """What can be said, and refused, of a run before torch is imported."""
+
+    data: PreparedData | None
+    """None where the table is missing and `max_steps` is given; `plan` bears that, `train` does not."""
+    lengths: Lengths
+    schedule: RankSchedule
+    rate: LearningRate
+    base: str
+    """Directory or hub id of the base model."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Parameter counts; those after the freeze are estimates, since importance decides which matrices keep what."""
+
+    total: int
+    trainable_at_start: int
+    trainable_after_freeze: int
+    saved: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes while training, an estimate."""
+
+    base: int
+    adapter: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All three together."""
+        return self.base + self.adapter + self.activations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything `spectune plan` shows."""
+
+    model: str
+    architecture: str
+    lengths: Lengths
+    schedule: RankSchedule
+    rate: LearningRate
+    targets: tuple[str, ...]
+    parameters: Parameters
+    memory: Memory
+    data: tuple[str, ...]
+    """What the data's report says, line by line."""
+    notes: tuple[str, ...]
+
+    @property
+    def initial_budget(self) -> int:
+        """Triplets at the start."""
+        return self.schedule.init_r * len(self.targets)
+
+    @property
+    def target_budget(self) -> int:
+        """Triplets after the freeze."""
+        return self.schedule.target_r * len(self.targets)
+
+    def targets_by_role(self) -> dict[str, dict[str, int]]:
+        """Stack and block (`encoder self_attention`) → role (`q`) → number of adapted matrices."""
+        counts: dict[str, dict[str, int]] = {}
+        for name in self.targets:
+            place = role_of(name)
+            roles = counts.setdefault(f"{place.stack} {place.block}".strip() or "other", {})
+            roles[place.role or "other"] = roles.get(place.role or "other", 0) + 1
+        return counts
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """Resolve the whole run and train nothing.
+
+    Raises a `UserError` for whatever `spectune train` would refuse before its first step.
+    """
+    outline = outline_run(config, data_required=False)
+    from spectune.adapter.targets import resolve_targets
+
+    model = skeleton(config.model)
+    targets = tuple(resolve_targets(model, config.adapter.target_modules, config.adapter.exclude_modules))
+    parameters = _parameters(config, model, targets)
+    return Plan(
+        model=config.model.model_name_or_path,
+        architecture=type(model).__name__,
+        lengths=outline.lengths,
+        schedule=outline.schedule,
+        rate=outline.rate,
+        targets=targets,
+        parameters=parameters,
+        memory=_memory(config, model, targets, parameters),
+        data=tuple(outline.data.report.lines()) if outline.data is not None else (),
+        notes=outline.notes,
+    )
+
+
+def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
+    """Check data, schedule, learning rate and the base model's place, in this order, without torch.
+
+    Raises a `UserError` for the first thing that is wrong. Without `data_required` a missing table is a note if
+    `max_steps` says how long the run is.
+    """
+    notes: list[str] = []
+    data: PreparedData | None = None
+    try:
+        data = prepare_data(config.data, seed=config.train.seed)
+    except DataError as error:
+        if data_required or config.train.max_steps is None or not _table_is_missing(config):
+            raise
+        notes.append(f"the data was not read, the steps are train.max_steps: {error}")
+    lengths = run_lengths(config.train, len(data.train) if data is not None else None)
+    schedule = schedule_of(config, lengths.total_step)
+    rate = learning_rate_of(config, schedule)
+    if schedule.init_r == schedule.target_r:
+        notes.append("init_r equals target_r: no rank will move; give init_r of about 1.5 × target_r")
+    return Outline(
+        data=data,
+        lengths=lengths,
+        schedule=schedule,
+        rate=rate,
+        base=locate_model(config.model),
+        notes=tuple(notes),
+    )
+
+
+def _table_is_missing(config: RunConfig) -> bool:
+    return config.data.train_file is not None and not resolve_data_path(config.data.train_file).exists()
+
+
+def run_lengths(train: TrainConfig, rows: int | None) -> Lengths:
+    """Optimizer steps of an epoch and of the run: max_steps, else num_train_epochs (rounded up, as in transformers)."""
+    steps = None
+    if rows is not None:
+        batches = math.ceil(rows / train.per_device_train_batch_size)
+        steps = math.ceil(batches / train.gradient_accumulation_steps)
+    if train.max_steps is not None:
+        return Lengths(rows=rows, steps_per_epoch=steps, total_step=train.max_steps)
+    if steps is None:
+        raise ConfigError("without its data the length of the run is unknown; give train.max_steps")
+    return Lengths(rows=rows, steps_per_epoch=steps, total_step=math.ceil(steps * train.num_train_epochs))
+
+
+def schedule_of(config: RunConfig, total_step: int) -> RankSchedule:
+    """The rank schedule of a run of `total_step` optimizer steps."""
+    adapter = config.adapter
+    return resolve_schedule(
+        total_step=total_step,
+        tinit=adapter.tinit,
+        tfinal=adapter.tfinal,
+        deltaT=adapter.deltaT,
+        init_r=adapter.init_r,
+        target_r=adapter.target_r,
+    )
+
+
+def learning_rate_of(config: RunConfig, schedule: RankSchedule) -> LearningRate:
+    """The learning rate of a run, laid out with its schedule."""
+    train = config.train
+    return resolve_learning_rate(
+        peak=train.learning_rate, kind=train.lr_scheduler_type, warmup_ratio=train.warmup_ratio, schedule=schedule
+    )
+
+
+def _parameters(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> Parameters:
+    triplets = [_triplet_size(model.get_submodule(name)) for name in targets]
+    whole = _modules_in_full(config, model)
+    after = round(config.adapter.target_r * sum(triplets))
+    return Parameters(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trainable_at_start=config.adapter.init_r * sum(triplets) + whole,
+        trainable_after_freeze=after + whole,
+        saved=after + whole,
+    )
+
+
+def _triplet_size(module: nn.Module) -> int:
+    """Numbers in one triplet: a column of P, a row of Q, one λ."""
+    rows, columns = cast("Tensor", module.weight).shape
+    return rows + columns + 1
+
+
+def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> int:
+    names = config.adapter.modules_to_save or []
+    found = 0
+    for entry in names:
+        modules = [module for name, module in model.named_modules() if name == entry or name.endswith(f".{entry}")]
+        if not modules:
+            raise ConfigError(f"adapter.modules_to_save: {entry!r} is no module of {config.model.model_name_or_path}")
+        found += sum(parameter.numel() for module in modules for parameter in module.parameters())
+    return found
+
+
+def _memory(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], parameters: Parameters) -> Memory:
+    """Weights, adapter with its optimizer, and what the backward pass needs at the longest batch."""
+    number = 2 if config.train.mixed_precision != "no" else 4
+    vocabulary, width = cast("Tensor", model.get_input_embeddings().weight).shape
+    layers = 1 + max(role_of(name).layer or 0 for name in targets)
+    batch = config.train.per_device_train_batch_size
+    source, target = config.data.max_source_length, config.data.max_target_length
+    kept = _KEPT_WITH_CHECKPOINTING if config.train.gradient_checkpointing else _KEPT_PER_LAYER
+    stacks = batch * (source + target) * width * layers * kept * number
+    logits = batch * target * vocabulary * (number + 4)  # the loss is computed in float32
+    return Memory(
+        base=parameters.total * _BYTES[config.model.dtype],
+        adapter=parameters.trainable_at_start * 4 * _COPIES_OF_ADAPTER,
+        activations=stacks + logits,
+    )

@@ -1,0 +1,83 @@
+"""`spectune init` guesses columns, task and label names, and what it writes is a run that `plan` accepts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import RunCli
+
+from spectune.config import RunConfig
+from spectune.data.prepare import prepare_data
+from spectune.runfile import load_run_config
+
+
+def _propose(run_cli: RunCli, data: Path | str, tmp_path: Path) -> RunConfig:
+    output = tmp_path / "proposed.yaml"
+    finished = run_cli("init", data, "--output", output)
+    assert finished.status == 0, finished.err
+    config = load_run_config(output)
+    prepare_data(config.data, seed=1)
+    return config
+
+
+def _table(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_numbered_labels_are_listed_to_be_named(run_cli: RunCli, reviews: Path, tmp_path: Path) -> None:
+    config = _propose(run_cli, reviews, tmp_path)
+    assert (config.data.text_column, config.data.target_column, config.data.task) == ("text", "label", "classification")
+    assert config.data.label_names == {0: "0", 1: "1", 2: "2"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "task", "source"),
+    [
+        (("document", "summary"), "summarization", "document"),
+        (("en", "de"), "translation", "en"),
+        (("question", "answer"), "text2text", "question"),
+        (("id", "Text"), "text2text", "Text"),
+    ],
+)
+def test_tasks_of_texts(run_cli: RunCli, tmp_path: Path, columns: tuple[str, str], task: str, source: str) -> None:
+    rows: list[dict[str, object]] = [{name: f"{name} {n} of many" for name in columns} for n in range(40)]
+    if columns == ("id", "Text"):
+        rows = [{"id": n, "Text": f"text {n}", "Output": f"out {n}"} for n in range(40)]
+    config = _propose(run_cli, _table(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert (config.data.task, config.data.text_column) == (task, source)
+
+
+def test_pairs_become_a_template(run_cli: RunCli, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"premise": f"p {n}", "hypothesis": f"h {n}", "label": "yes" if n % 2 else "no"} for n in range(40)
+    ]
+    config = _propose(run_cli, _table(tmp_path / "nli.jsonl", rows), tmp_path)
+    assert config.data.source_template == "premise: {premise} hypothesis: {hypothesis}"
+    assert config.data.task == "classification"
+
+
+def test_validation_beside_train_is_found(run_cli: RunCli, tmp_path: Path) -> None:
+    for name in ("train", "dev"):
+        _table(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}", "target": f"{n} {name}"} for n in range(30)])
+    config = _propose(run_cli, tmp_path / "train.jsonl", tmp_path)
+    assert config.data.validation_file == str(tmp_path / "dev.jsonl")
+
+
+def test_starter_data(run_cli: RunCli, tmp_path: Path) -> None:
+    assert _propose(run_cli, "starter", tmp_path).data.label_names == {0: "negative", 1: "neutral", 2: "positive"}
+
+
+def test_one_column_is_not_enough(run_cli: RunCli, tmp_path: Path) -> None:
+    table = _table(tmp_path / "one.jsonl", [{"text": "a"}, {"text": "b"}])
+    assert "needs a column of texts and one of targets" in run_cli("init", table, "--output", tmp_path / "x").error()
+
+
+def test_an_existing_file_is_kept(run_cli: RunCli, reviews: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine.yaml"
+    output.write_text("mine", encoding="utf-8")
+    run_cli("init", reviews, "--output", output).error()
+    assert output.read_text(encoding="utf-8") == "mine"
+    assert run_cli("init", reviews, "--output", output, "--overwrite").status == 0
