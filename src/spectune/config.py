@@ -157,7 +157,7 @@ class TrainConfig(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     label_smoothing_factor: Probability = 0.0
     gradient_checkpointing: bool = False
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the computation; model.dtype decides how the frozen weights are held."""
     use_cpu: bool = False
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -165,12 +165,6 @@ class TrainConfig(Section):
     save_steps: PositiveInt | None = None
     """Steps between checkpoints; default: at every evaluation."""
     save_total_limit: PositiveInt = 2
-
-    @model_validator(mode="after")
-    def _fits(self) -> TrainConfig:
-        if self.mixed_precision == "fp16" and self.use_cpu:
-            raise ValueError("mixed_precision fp16 needs a GPU; use bf16 or no")
-        return self
 
 
 class EvaluationConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +26,7 @@ _COPIES_OF_ADAPTER = 6
 # Tensors as wide as the model that a layer keeps for the backward pass, attention and feed-forward together.
 _KEPT_PER_LAYER = 16
 _KEPT_WITH_CHECKPOINTING = 1
+_LEAST_SCALE, _LEAST_RATE = 0.5, 2e-4  # below, short runs do not leave λ = 0 (PEFT's own benchmark: 0.125 and 1e-4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +104,18 @@ class Plan:
         return self.schedule.target_r * len(self.targets)
 
     def targets_by_role(self) -> dict[str, dict[str, int]]:
-        """Stack and block (`encoder self_attention`) → role (`q`) → number of adapted matrices."""
-        counts: dict[str, dict[str, int]] = {}
-        for name in self.targets:
-            place = role_of(name)
-            roles = counts.setdefault(f"{place.stack} {place.block}".strip() or "other", {})
-            roles[place.role or "other"] = roles.get(place.role or "other", 0) + 1
-        return counts
+        """`count_roles` of the targets."""
+        return count_roles(self.targets)
+
+
+def count_roles(targets: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Stack and block (`encoder self_attention`) → role (`q`) → number of matrices among these modules."""
+    counts: dict[str, dict[str, int]] = {}
+    for name in targets:
+        place = role_of(name)
+        roles = counts.setdefault(f"{place.stack} {place.block}".strip() or "other", {})
+        roles[place.role or "other"] = roles.get(place.role or "other", 0) + 1
+    return counts
 
 
 def plan_run(config: RunConfig) -> Plan:
@@ -153,8 +160,7 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     lengths = run_lengths(config.train, len(data.train) if data is not None else None)
     schedule = schedule_of(config, lengths.total_step)
     rate = learning_rate_of(config, schedule)
-    if schedule.init_r == schedule.target_r:
-        notes.append("init_r equals target_r: no rank will move; give init_r of about 1.5 × target_r")
+    notes += _tuning_notes(config)
     return Outline(
         data=data,
         lengths=lengths,
@@ -163,6 +169,23 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
         base=locate_model(config.model),
         notes=tuple(notes),
     )
+
+
+def _tuning_notes(config: RunConfig) -> list[str]:
+    """What is allowed and will disappoint: PEERS' commonest reasons for an AdaLoRA that does not learn."""
+    adapter, notes = config.adapter, []
+    if adapter.init_r == adapter.target_r:
+        notes.append("init_r equals target_r: no rank will move; give init_r of about 1.5 × target_r")
+    scale = adapter.resolved_lora_alpha / adapter.init_r
+    if scale < _LEAST_SCALE:
+        notes.append(
+            f"lora_alpha / init_r is {scale:.3g}: so small a scale under-trains; lora_alpha: auto gives 2 × init_r"
+        )
+    if config.train.learning_rate < _LEAST_RATE:
+        notes.append(
+            f"learning_rate {config.train.learning_rate:g} under-trains: λ starts at 0 and AdaLoRA wants about 1e-3"
+        )
+    return notes
 
 
 def _table_is_missing(config: RunConfig) -> bool:

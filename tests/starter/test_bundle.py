@@ -21,6 +21,7 @@ def test_the_model_loads_in_full_precision_and_is_small() -> None:
     assert sum(path.stat().st_size for path in model_directory().rglob("*")) <= 16 * 2**20
 
 
+@torch.no_grad()
 def test_the_base_has_learned_to_fill_gaps() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_directory())
     model = AutoModelForSeq2SeqLM.from_pretrained(model_directory()).eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from spectune.starter.bundle import model_directory
 from spectune.starter.corpus import BARE_EVERY, SpanBatches, read_lines, token_stream
@@ -17,7 +17,9 @@ from spectune.starter.corpus import BARE_EVERY, SpanBatches, read_lines, token_s
 @pytest.fixture(scope="module")
 def batches() -> SpanBatches:
     stream = np.random.default_rng(0).integers(3, 6000, 64 * 41).astype(np.int32)
-    return SpanBatches(stream, AutoTokenizer.from_pretrained(model_directory()), chunk=64, batch=8, seed=5)
+    tokenizer = AutoTokenizer.from_pretrained(model_directory())
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    return SpanBatches(stream, tokenizer, chunk=64, batch=8, seed=5)
 
 
 def test_a_batch_is_a_function_of_the_step(batches: SpanBatches) -> None:

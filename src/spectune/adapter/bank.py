@@ -8,7 +8,7 @@ them for all layers of a bank, once per root forward.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class Bank(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Bank:
         """Follow a move to another device; a cast to fp16 or bf16 leaves the masters as they are."""
-        return super()._apply(lambda tensor: _keep_precision(tensor, fn(tensor)), recurse)
+        return cast(Bank, cast(Any, super())._apply(lambda tensor: _keep_precision(tensor, fn(tensor)), recurse))
 
 
 def _keep_precision(before: Tensor, after: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def query_parts(bank: Bank, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tup
     """Rows of Q per matrix, (r, in) each, and the same transposed, (in, r), without gradient."""
     if dtype == bank.rows.dtype:  # autograd's own split; its backward is the concatenation
         return bank.rows.split(bank.sizes), bank.rows.detach().t().split(bank.sizes, 1)
-    parts = _Parts.apply(bank.rows, None, bank, 1.0, dtype)
+    parts = cast(Any, _Parts).apply(bank.rows, None, bank, 1.0, dtype)
     return parts, _transposed(parts, bank.sizes)
 
 
@@ -73,7 +73,7 @@ def output_parts(bank: Bank, values: Tensor, scale: float, dtype: torch.dtype) -
         scale: s = lora_alpha / (init_r + 1e-5).
         dtype: what the base multiplies in.
     """
-    parts = _Parts.apply(bank.rows, values, bank, scale, dtype)
+    parts = cast(Any, _Parts).apply(bank.rows, values, bank, scale, dtype)
     return parts, _transposed(parts, bank.sizes)
 
 
@@ -81,7 +81,7 @@ def _transposed(parts: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, ..
     """Columns views of the bank-wide tensor that `parts` are consecutive rows of: one view of it, one split."""
     first = parts[0].detach()
     whole = first.as_strided((sum(sizes), first.shape[1]), (first.shape[1], 1), first.storage_offset())
-    return whole.t().split(sizes, 1)
+    return cast(tuple[Tensor, ...], whole.t().split(sizes, 1))
 
 
 class _Parts(torch.autograd.Function):
@@ -94,16 +94,16 @@ class _Parts(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.bank, ctx.values, ctx.scale = bank, values, scale
-        ctx.version = rows._version
+        ctx.versions = rows._version, None if values is None else values._version
         whole = rows if values is None else rows * (values[bank.triplets] * scale).unsqueeze(1)
-        return whole.to(dtype).split(bank.sizes)
+        return cast(tuple[Tensor, ...], whole.to(dtype).split(bank.sizes))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         bank: Bank = ctx.bank
         rows = bank.rows.detach()
-        if rows._version != ctx.version:
+        if (rows._version, None if ctx.values is None else ctx.values._version) != ctx.versions:
             raise RuntimeError("the adapter's weights were changed in place between forward and backward")
         grad = _concatenate(grads, bank.sizes, rows)
         if grad is None or ctx.values is None:
@@ -120,6 +120,9 @@ def _concatenate(grads: tuple[Tensor | None, ...], sizes: list[int], rows: Tenso
     if known is None:
         return None
     whole = torch.cat(
-        [known.new_zeros((size, rows.shape[1])) if grad is None else grad for grad, size in zip(grads, sizes, strict=True)]
+        [
+            known.new_zeros((size, rows.shape[1])) if grad is None else grad
+            for grad, size in zip(grads, sizes, strict=True)
+        ]
     )
     return whole.to(rows.dtype)

@@ -7,7 +7,7 @@ Everything is checked before anything is changed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,4 +61,4 @@ def _inner(optimizer: Any) -> torch.optim.Optimizer:
     inner = getattr(optimizer, "optimizer", optimizer)
     if not hasattr(inner, "state") or not hasattr(inner, "param_groups"):
         raise AdapterError(f"compact() needs a torch optimizer, got {type(optimizer).__name__}")
-    return inner
+    return cast(torch.optim.Optimizer, inner)

@@ -7,7 +7,7 @@ nothing of PEFT, of data or of the loop; `peft_host.attach` makes it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,9 @@ class Averages:
     sensitivity: list[Tensor] = field(default_factory=list)
     uncertainty: list[Tensor] = field(default_factory=list)
 
-    def to(self, device: torch.device) -> Averages:
-        """The same numbers on `device`."""
-        return Averages([a.to(device) for a in self.sensitivity], [a.to(device) for a in self.uncertainty])
+    def to(self, bank: Tensor) -> Averages:
+        """The same numbers on the device and in the precision of a bank."""
+        return Averages([a.to(bank) for a in self.sensitivity], [a.to(bank) for a in self.uncertainty])
 
 
 class AdaLoraEngine:
@@ -52,6 +52,7 @@ class AdaLoraEngine:
         schedule: the resolved budget schedule.
         options: smoothing, penalty weight and the choices of `attach`.
         keep: (n,) bool, the triplets kept by the last allocation; None before the first.
+        threshold: the lowest score that survived the last allocation, a scalar on the device.
         frozen: whether the survivors are fixed.
         last_step: last optimizer step it was called for; −1 before the first.
         allocator_calls: calls of `reallocate` or `update_and_allocate`.
@@ -65,6 +66,7 @@ class AdaLoraEngine:
         self.initial_budget = len(store.values.rows)
         self.target_budget = min(schedule.target_r * len(store.matrices), self.initial_budget)
         self.keep: Tensor | None = None
+        self.threshold: Tensor | None = None
         self.averages: Averages | None = None
         self.final_scores: dict[str, Tensor] = {}
         self.frozen, self.last_step, self.allocator_calls = False, -1, 0
@@ -78,8 +80,8 @@ class AdaLoraEngine:
     def penalty(self) -> Tensor:
         """γ times the mean of ‖G − I‖_F over both sides of all matrices: a scalar, differentiable once."""
         rows = [bank.rows for bank in self.store.sides]
-        total: Tensor = orthogonality.Penalty.apply(self._penalty_weight, self.store.penalty_frames, *rows)
-        return total
+        penalty = cast(Any, orthogonality.Penalty)
+        return cast(Tensor, penalty.apply(self._penalty_weight, self.store.penalty_frames, *rows))
 
     @torch.no_grad()
     def add_orthogonality_gradient(self) -> Tensor:
@@ -117,6 +119,7 @@ class AdaLoraEngine:
             skip: scalar bool on the device, true where the step's gradients are not finite.
         """
         if self.frozen:
+            self._clear_dead_gradient()
             return
         banks = [self.store.values] if self.options.importance == "triplet" else self.store.banks
         weights = [bank.rows.detach() for bank in banks]
@@ -132,6 +135,12 @@ class AdaLoraEngine:
             beta2=self.options.beta2,
             skip=skip,
         )
+
+    def _clear_dead_gradient(self) -> None:
+        """In the paper's order the dead leave the clip norm: a dead triplet has no other gradient than that of λ."""
+        grad = self.store.values.rows.grad
+        if self.store.leaves_dead_out and self.keep is not None and grad is not None:
+            grad.masked_fill_(~self.keep, 0.0)
 
     @torch.no_grad()
     def scores(self) -> Tensor:
@@ -157,14 +166,18 @@ class AdaLoraEngine:
             self.store.lay_out(self.keep)  # dead triplets leave the penalty, compacted or not
         return budget
 
-    def update_and_allocate(self, step: int) -> None:
+    def update_and_allocate(self, step: int, skip: Tensor | None = None) -> None:
         """PEFT's call, after `optimizer.step()` and before `zero_grad()`; PEFT's allocator step for step.
+
+        Args:
+            step: optimizer step.
+            skip: as in `observe`.
 
         Raises:
             AdapterError: a step that repeats or goes back.
         """
         if step < self.schedule.freeze_step:
-            self.observe()
+            self.observe(skip)
         self._allocate(step)
 
     @torch.no_grad()
@@ -193,6 +206,7 @@ class AdaLoraEngine:
         scores = self.scores()
         candidates = self.keep if self.options.pruning == "permanent" else None
         self.keep = survivors(scores, budget, candidates)
+        self.threshold = torch.where(self.keep, scores, torch.inf).min()
         if final:
             self.final_scores = state.scores_by_slot(self.store, scores, self.schedule.init_r)
             self.frozen, self.averages = True, None
@@ -226,7 +240,7 @@ class AdaLoraEngine:
         """After a move of the model: aliases, averages and masks follow the banks."""
         device = self.store.values.rows.device
         self.keep = None if self.keep is None else self.keep.to(device)
-        self.averages = None if self.averages is None else self.averages.to(device)
+        self.averages = None if self.averages is None else self.averages.to(self.store.values.rows.detach())
         self.store.realias()
 
     # ---- what is known; each of these reads the device

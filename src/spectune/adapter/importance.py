@@ -15,10 +15,10 @@ from torch import Tensor
 
 @torch.no_grad()
 def update_averages(
-    weights: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    sensitivity: Sequence[Tensor],
-    uncertainty: Sequence[Tensor],
+    weights: list[Tensor],
+    grads: list[Tensor],
+    sensitivity: list[Tensor],
+    uncertainty: list[Tensor],
     *,
     beta1: float,
     beta2: float,

@@ -6,7 +6,7 @@ divided or added on its own. Beyond the frozen base this is 2 products forward a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,23 +76,29 @@ def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Mod
         dropout: on the input of the low-rank term; None where inactive.
     """
     assert factors.q is not None
-    if type(base) is not nn.Linear or dropout is not None:
-        return added(base(x), x if dropout is None else dropout(x), factors)
     device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        bias = None if base.bias is None else base.bias.to(dtype)
-        with torch.autocast(device, enabled=False):
-            return _fused(x.to(dtype), base.weight.to(dtype), bias, factors)
-    if factors.q.dtype != base.weight.dtype:
+    autocast = torch.is_autocast_enabled(device)
+    if dropout is not None:
+        return added(base(x), dropout(x), factors)
+    if type(base) is not nn.Linear or factors.q.dtype != _precision(base, device, autocast):
         return added(base(x), x, factors)
-    return _fused(x, base.weight, base.bias, factors)
+    if not autocast:
+        return _fused(x, base.weight, base.bias, factors)
+    dtype = factors.q.dtype
+    bias = None if base.bias is None else base.bias.to(dtype)
+    with torch.autocast(device, enabled=False):
+        return _fused(x.to(dtype), base.weight.to(dtype), bias, factors)
+
+
+def _precision(base: nn.Linear, device: str, autocast: bool) -> torch.dtype:
+    """What the base multiplies in."""
+    return torch.get_autocast_dtype(device) if autocast else base.weight.dtype
 
 
 def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors) -> Tensor:
     if torch.is_grad_enabled():
-        out: Tensor = LowRankLinear.apply(x, weight, bias, factors.q, factors.s, factors.qt, factors.st)
-        return out
+        apply = cast(Any, LowRankLinear).apply
+        return cast(Tensor, apply(x, weight, bias, factors.q, factors.s, factors.qt, factors.st))
     rows = x.reshape(-1, x.shape[-1])
     return accumulate(rows, weight, bias, factors.qt, factors.s)[0].view(*x.shape[:-1], -1)
 

@@ -43,27 +43,22 @@ def frames(sizes: Sequence[int], device: torch.device, dtype: torch.dtype, live:
     return Frames(len(sizes), index, torch.diag_embed(weight), weight.unsqueeze(2))
 
 
-def _excess(rows: Tensor, layout: Frames) -> tuple[Tensor, Tensor, Tensor]:
-    """X (m, r, width), G − I (m, r, r) and its norms (m,)."""
-    if layout.index is None:
-        x = rows.view(layout.matrices, -1, rows.shape[1])
+def norms_and_gradient(rows: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
+    """Sum of ‖X Xᵀ − I‖_F over the matrices of a bank, a scalar, and its gradient with respect to the rows."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return _norms_and_gradient(rows, layout)
+
+
+def _norms_and_gradient(rows: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
+    if layout.index is None or layout.weight is None:
+        x = rows.view(layout.matrices, -1, rows.shape[1])  # (m, r, width)
     else:
         x = rows[layout.index] * layout.weight
-    excess = torch.baddbmm(layout.identity.expand(len(x), -1, -1), x, x.transpose(1, 2), beta=-1)
-    return x, excess, torch.linalg.vector_norm(excess, dim=(1, 2))
-
-
-def norms(rows: Tensor, layout: Frames) -> Tensor:
-    """Sum of ‖X Xᵀ − I‖_F over the matrices of a bank, a scalar on the device."""
-    return _excess(rows, layout)[2].sum()
-
-
-def norms_and_gradient(rows: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
-    """`norms` and its gradient with respect to the rows, (rows, width)."""
-    x, excess, norm = _excess(rows, layout)
+    excess = torch.baddbmm(layout.identity.expand(len(x), -1, -1), x, x.transpose(1, 2), beta=-1)  # G − I, (m, r, r)
+    norm = torch.linalg.vector_norm(excess, dim=(1, 2))
     factor = torch.where(norm > 0, 2.0 / norm, 0.0)
     gradient = torch.bmm(excess * factor.view(-1, 1, 1), x)
-    if layout.index is None:
+    if layout.index is None or layout.weight is None:
         return norm.sum(), gradient.view_as(rows)
     gradient = gradient * layout.weight
     flat = torch.zeros_like(rows).index_add_(0, layout.index.flatten(), gradient.flatten(0, 1))

@@ -52,7 +52,8 @@ def restore_engine(engine: AdaLoraEngine, saved: dict[str, Any]) -> None:
     engine.averages = None
     if "sensitivity.lora_E" in tensors:
         names = [name for name in engine.store.named_banks() if f"sensitivity.{name}" in tensors]
-        engine.averages = Averages(*([tensors[f"{kind}.{name}"].clone().to(device) for name in names] for kind in _KINDS))
+        of_kind = ([tensors[f"{kind}.{name}"].clone().to(device) for name in names] for kind in _KINDS)
+        engine.averages = Averages(*of_kind)
     prefix = "final_scores."
     engine.final_scores = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
     engine.store.realias()
@@ -91,7 +92,7 @@ def _progress(engine: AdaLoraEngine) -> dict[str, Any]:
 def _check_shapes(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     for matrix, slots in zip(engine.store.matrices, meta["slots"], strict=True):
         if not set(slots) <= set(matrix.slots):
-            raise AdapterError(f"the saved state has triplets of {matrix.name} that are gone here; attach a fresh model")
+            raise AdapterError(f"the saved state has triplets of {matrix.name} that are gone here; attach afresh")
     for name, bank in engine.store.named_banks().items():
         count = sum(len(meta["slots"][member]) for member in bank.members)
         expected = (count, *bank.rows.shape[1:])

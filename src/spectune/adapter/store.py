@@ -83,7 +83,7 @@ class TripletStore:
         rest = iter(flat)
         return [[next(rest) for _ in matrix.slots] for matrix in self.matrices]
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def refresh(self) -> None:
         """Make the parts of every layer anew from the banks; called at every root forward."""
         if self._held:
@@ -120,6 +120,8 @@ class TripletStore:
         self._held = False
         if held:
             self.refresh()
+        else:
+            self.drop_parts()  # they carry no gradient
         self._held = held
 
     def realias(self) -> None:
@@ -165,7 +167,7 @@ class TripletStore:
 
     def keep_slots(self, slots: list[list[int]]) -> None:
         """`keep_only` by the original slots of every matrix, as a saved state names them."""
-        wanted = [slot in set(chosen) for matrix, chosen in zip(self.matrices, slots, strict=True) for slot in matrix.slots]
+        pairs = zip(self.matrices, slots, strict=True)
+        wanted = [slot in chosen for matrix, chosen in pairs for slot in matrix.slots]
         if not all(wanted):
             self.keep_only(torch.tensor(wanted, device=self.values.rows.device), None)
-

@@ -71,11 +71,11 @@ def _select(entries: str | list[str], names: list[str]) -> list[str]:
         except re.error as error:
             raise ConfigError(f"target_modules {entries!r} is not a regular expression: {error}") from error
         if not chosen:
-            raise ConfigError(f"target_modules {entries!r} matches no linear layer; nearest: {_nearest(entries, names)}")
+            raise ConfigError(_no_match(f"target_modules {entries!r}", entries, names))
         return chosen
     for entry in entries:
         if not any(_ends_with(name, entry) for name in names):
-            raise ConfigError(f"target_modules entry {entry!r} matches no linear layer; nearest: {_nearest(entry, names)}")
+            raise ConfigError(_no_match(f"target_modules entry {entry!r}", entry, names))
     return [name for name in names if any(_ends_with(name, entry) for entry in entries)]
 
 
@@ -83,9 +83,10 @@ def _ends_with(name: str, entry: str) -> bool:
     return name == entry or name.endswith(f".{entry}")
 
 
-def _nearest(entry: str, names: Iterable[str]) -> str:
+def _no_match(what: str, entry: str, names: Iterable[str]) -> str:
     leaves = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
-    return ", ".join(difflib.get_close_matches(entry, leaves, n=3, cutoff=0.0))
+    nearest = difflib.get_close_matches(entry.rsplit(".", 1)[-1], leaves, n=3, cutoff=0.0)
+    return f"{what} matches no linear layer; nearest: {', '.join(nearest)}"
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -24,7 +24,7 @@ class Label(IntEnum):
 
 
 TWISTS = ("plain", "more", "denied", "less")
-GOOD_SHARE = 0.6
+SPECIAL_SHARE = 0.75
 STILL = ("unchanged", "unknown")
 
 
@@ -46,13 +46,14 @@ class Clause:
 
 
 def draw_clause(label: Label, random_: random.Random) -> Clause:
-    """A clause with this meaning; quantity and twist are drawn first and freely, the movement then follows."""
-    good = random_.random() < GOOD_SHARE
-    quantity = random_.choice([quantity for quantity in QUANTITIES if quantity.good == good])
+    """A clause with this meaning; quantity and twist are drawn freely, the movement then follows."""
+    quantity = random_.choice(QUANTITIES)
+    special = not quantity.good and random_.random() < SPECIAL_SHARE
+    movements = [movement for movement in MOVEMENTS if movement.of_bad == special]
     if label is Label.NEUTRAL:
-        return Clause(quantity, random_.choice(MOVEMENTS), random_.choice(STILL))
-    twist = random_.choices(TWISTS, weights=(60, 8, 20, 12))[0]
-    fitting = [movement for movement in MOVEMENTS if Clause(quantity, movement, twist).label is label]
+        return Clause(quantity, random_.choice(movements), random_.choice(STILL))
+    twist = random_.choices(TWISTS, weights=(66, 6, 20, 8))[0]
+    fitting = [movement for movement in movements if Clause(quantity, movement, twist).label is label]
     return Clause(quantity, random_.choice(fitting), twist)
 
 
@@ -62,13 +63,10 @@ def say(clause: Clause, random_: random.Random) -> str:
     subject = f"{quantity.name} {_place(random_)}" if random_.random() < 0.2 else quantity.name
     expectation = random_.choice(EXPECTATIONS)
     wordings = {
-        "plain": (f"{subject} {movement.past}", f"there was {movement.noun} in {subject}"),
+        "plain": (f"{subject} {movement.past}", f"{subject} clearly {movement.past}"),
         "more": (f"{subject} {movement.past} more than {expectation}",),
-        "denied": (f"{subject} did not {movement.infinitive}", f"there was no {_bare(movement)} in {subject}"),
-        "less": (
-            f"{subject} {movement.past} less than {expectation}",
-            f"there was less of {movement.noun} in {subject} than {expectation}",
-        ),
+        "denied": (f"{subject} did not {movement.infinitive}", f"{subject} did not {movement.infinitive} at all"),
+        "less": (f"{subject} {movement.past} less than {expectation}",),
         "unchanged": (f"{subject} {quantity.was} unchanged", f"there was no change in {subject}"),
         "unknown": (
             f"it is unclear whether {subject} {movement.past}",
@@ -80,7 +78,3 @@ def say(clause: Clause, random_: random.Random) -> str:
 
 def _place(random_: random.Random) -> str:
     return f"at {random_.choice(UNITS)}"
-
-
-def _bare(movement: Movement) -> str:
-    return movement.noun.removeprefix("a ").removeprefix("an ")

@@ -24,12 +24,12 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Movement:
-    """A change, up or down: "rose", "rise", "a rise"."""
+    """A change, up or down, as past and infinitive; ``of_bad`` marks the verbs said of costs and debts only."""
 
     past: str
     infinitive: str
-    noun: str
     up: bool
+    of_bad: bool = False
 
 
 QUANTITIES = (
@@ -38,24 +38,23 @@ QUANTITIES = (
     Quantity("income", good=True, plural=False),
     Quantity("demand", good=True, plural=False),
     Quantity("sales", good=True, plural=True),
-    Quantity("orders", good=True, plural=True),
     Quantity("debt", good=False, plural=False),
     Quantity("waste", good=False, plural=False),
     Quantity("costs", good=False, plural=True),
     Quantity("losses", good=False, plural=True),
-    Quantity("delays", good=False, plural=True),
-    Quantity("complaints", good=False, plural=True),
 )
 
 MOVEMENTS = (
-    Movement("rose", "rise", "a rise", up=True),
-    Movement("grew", "grow", "growth", up=True),
-    Movement("climbed", "climb", "a climb", up=True),
-    Movement("increased", "increase", "an increase", up=True),
-    Movement("fell", "fall", "a fall", up=False),
-    Movement("dropped", "drop", "a drop", up=False),
-    Movement("decreased", "decrease", "a decrease", up=False),
-    Movement("declined", "decline", "a decline", up=False),
+    Movement("rose", "rise", up=True),
+    Movement("grew", "grow", up=True),
+    Movement("climbed", "climb", up=True),
+    Movement("fell", "fall", up=False),
+    Movement("dropped", "drop", up=False),
+    Movement("declined", "decline", up=False),
+    Movement("mounted", "mount", up=True, of_bad=True),
+    Movement("swelled", "swell", up=True, of_bad=True),
+    Movement("eased", "ease", up=False, of_bad=True),
+    Movement("narrowed", "narrow", up=False, of_bad=True),
 )
 
 EXPECTATIONS = ("expected", "forecast", "predicted", "planned", "analysts had expected", "the board had planned")

@@ -1,0 +1,296 @@
+"""What PEFT's objects become while the engine is attached: mixins over PEFT's own classes, and aliases of bank rows.
+
+PEFT's entries (`lora_A["default"]`, …) are frozen Parameters over rows of the banks, so that saving, merging and
+inspecting go on as in PEFT; forward and training go through the banks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from types import new_class
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.linear import Factors, adapted_linear, added
+from spectune.adapter.store import TripletStore
+from spectune.errors import AdapterError
+
+
+class HostedLayer:
+    """Mixin over PEFT's SVD layers: the forward over the banks' parts."""
+
+    factors: Factors
+    hosted_adapter: str
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Base output plus s · PΛQ x; disabled, merged and several active adapters as in PEFT."""
+        layer = cast(Any, self)
+        base = layer.base_layer
+        if layer.disable_adapters or layer.merged:
+            if layer.merged and layer.disable_adapters:
+                layer.unmerge()
+            return cast(Tensor, base(x, *args, **kwargs))
+        factors = self.factors
+        if factors.q is None:
+            factors.owner.refresh()
+        name, active = self.hosted_adapter, layer.active_adapters
+        if active == [name] and not args and not kwargs:
+            dropout = layer.lora_dropout[name] if layer.training else None
+            return adapted_linear(base, x, factors, None if isinstance(dropout, nn.Identity) else dropout)
+        return _several(layer, x, base(x, *args, **kwargs), active)
+
+    def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
+        """As PEFT, but the aliases of the banks stay frozen."""
+        cast(Any, super()).set_adapter(adapter_names, inference_mode=inference_mode)
+        self._freeze_aliases()
+
+    def set_requires_grad(self, adapter_names: Any, requires_grad: bool = True) -> None:
+        """As PEFT, but the aliases of the banks stay frozen."""
+        cast(Any, super()).set_requires_grad(adapter_names, requires_grad=requires_grad)
+        self._freeze_aliases()
+
+    def _freeze_aliases(self) -> None:
+        layer = cast(Any, self)
+        for entries in (layer.lora_A, layer.lora_B, layer.lora_E):
+            entries[self.hosted_adapter].requires_grad_(False)
+
+
+def _several(layer: Any, x: Tensor, result: Tensor, active: list[str]) -> Tensor:
+    """Several active adapters, or calls with extra arguments: ours over the parts, the others by PEFT's formula."""
+    for name in active:
+        if name not in layer.lora_A:
+            continue
+        dropped = layer.lora_dropout[name](x)
+        if name == layer.hosted_adapter:
+            result = added(result, dropped, layer.factors)
+            continue
+        down = layer.lora_A[name] * layer.lora_E[name]
+        scale = layer.scaling[name] / (layer.ranknum[name] + 1e-5)
+        result = (result + dropped.to(down.dtype) @ down.T @ layer.lora_B[name].T * scale).to(result.dtype)
+    return result
+
+
+class HostedTuner:
+    """Mixin over `AdaLoraModel`: root forward, PEFT's allocator call, aliasing through moves, copies and switches."""
+
+    engine: AdaLoraEngine
+    hosted_adapter: str
+    host_hooks: list[Any]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The inner model's output; in training mode the loss includes the penalty, in evaluation mode it does not."""
+        self.engine.store.refresh()
+        output = cast(Any, self).model.forward(*args, **kwargs)
+        if cast(Any, self).training and self.engine.options.penalty == "loss":
+            return _with_penalty(output, self.engine, has_labels=kwargs.get("labels") is not None)
+        return output
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The inner model's `generate`, with parts made once."""
+        with torch.no_grad():
+            self.engine.store.hold(True)
+        try:
+            return cast(Any, self).model.generate(*args, **kwargs)
+        finally:
+            self.engine.store.hold(False)
+
+    def update_and_allocate(self, global_step: int) -> None:
+        """PEFT's call, after `optimizer.step()` and before `zero_grad()`."""
+        self.engine.update_and_allocate(global_step)
+
+    def set_adapter(self, adapter_name: Any, inference_mode: bool = False) -> None:
+        """As PEFT; the banks are trainable exactly while their adapter is active and not in inference mode."""
+        cast(Any, super()).set_adapter(adapter_name, inference_mode=inference_mode)
+        self._set_trainable(self.hosted_adapter in _names(adapter_name) and not inference_mode)
+
+    def set_requires_grad(self, adapter_names: Any, requires_grad: bool = True) -> None:
+        """As PEFT; for the engine's adapter it is the banks that begin or cease to be trainable."""
+        cast(Any, super()).set_requires_grad(adapter_names, requires_grad=requires_grad)
+        if self.hosted_adapter in _names(adapter_names):
+            self._set_trainable(requires_grad)
+
+    def _set_trainable(self, trainable: bool) -> None:
+        for bank in self.engine.store.banks:
+            bank.rows.requires_grad_(trainable)
+        self.engine.store.drop_parts()
+
+    def train(self, mode: bool = True) -> Any:
+        """A change of mode drops the parts."""
+        self.engine.store.drop_parts()
+        return cast(Any, super()).train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        moved = cast(Any, super())._apply(fn, recurse)
+        self.engine.follow()
+        return moved
+
+    def __setstate__(self, saved: Any) -> None:  # deepcopy and unpickling end here
+        cast(Any, super()).__setstate__(saved)
+        self.engine.follow()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As PEFT, for other adapters than the engine's."""
+        if adapter_name == self.hosted_adapter:
+            raise AdapterError(f"the engine trains the adapter {adapter_name!r}; detach(model) before deleting it")
+        cast(Any, super()).delete_adapter(adapter_name)
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> Any:
+        model = cast(Any, super())._unload_and_optionally_merge(*args, **kwargs)
+        for hook in self.host_hooks:  # the model that comes out is the base, and knows nothing of the engine
+            hook.remove()
+        return model
+
+    def resize_modules_by_rank_pattern(self, rank_pattern: Any, adapter_name: str) -> None:
+        """PEFT's moment of cutting the entries before a pruned adapter is loaded into them."""
+        if adapter_name == self.hosted_adapter:
+            raise AdapterError(
+                f"a pruned adapter cannot be loaded over {adapter_name!r} while the engine trains it; load it with "
+                "PeftModel.from_pretrained(base, directory, is_trainable=True) and attach to that"
+            )
+        cast(Any, super()).resize_modules_by_rank_pattern(rank_pattern, adapter_name)
+
+    def resize_state_dict_by_rank_pattern(
+        self, rank_pattern: Any, state_dict: dict[str, Tensor], adapter_name: str
+    ) -> dict[str, Tensor]:
+        """PEFT's moment of cutting the saved entries: keep what the engine says, whatever the pattern's keys are."""
+        if adapter_name != self.hosted_adapter:
+            resize = cast(Any, super()).resize_state_dict_by_rank_pattern
+            return cast(dict[str, Tensor], resize(rank_pattern, state_dict, adapter_name))
+        sync_rank_pattern(self)  # PEFT has just cut the adapter's name out of the keys, wherever it stood
+        for matrix, saved in zip(self.engine.store.matrices, self.engine.saved(), strict=True):
+            mask = torch.tensor(saved, dtype=torch.bool)
+            for kind in ("lora_E", "lora_A", "lora_B"):
+                key = f"base_model.model.{matrix.name}.{kind}.{adapter_name}"
+                entry = state_dict[key]
+                kept = entry[:, mask.to(entry.device)] if kind == "lora_B" else entry[mask.to(entry.device)]
+                state_dict[key] = kept.contiguous()
+        return state_dict
+
+
+def _with_penalty(output: Any, engine: AdaLoraEngine, *, has_labels: bool) -> Any:
+    """Add the penalty to the loss, whether the model returned an output object or a tuple."""
+    if isinstance(output, tuple):
+        return (output[0] + engine.penalty(), *output[1:]) if has_labels else output
+    if getattr(output, "loss", None) is not None:
+        output.loss = output.loss + engine.penalty()
+    return output
+
+
+def _names(adapter_names: Any) -> list[str]:
+    return [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
+
+
+class HostedPeftModel:
+    """Mixin over `PeftModel`: counts each adapter number once, exports copies."""
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Trainable and total parameters; the aliases of bank rows are not counted a second time."""
+        trainable, total = cast(Any, super()).get_nb_trainable_parameters()
+        engine = cast(Any, self).base_model.engine
+        return trainable, total - sum(bank.rows.numel() for bank in engine.store.banks)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As PyTorch, with contiguous copies of the adapter's entries; the rank pattern is brought up to date."""
+        tuner = cast(Any, self).base_model
+        sync_rank_pattern(tuner)
+        state = cast(Any, super()).state_dict(*args, **kwargs)
+        if not kwargs.get("keep_vars"):
+            for matrix in tuner.engine.store.matrices:
+                for kind in ("lora_E", "lora_A", "lora_B"):
+                    key = f"{kwargs.get('prefix', '')}base_model.model.{matrix.name}.{kind}.{tuner.hosted_adapter}"
+                    state[key] = state[key].clone(memory_format=torch.contiguous_format)
+        return state
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As PEFT; weights and rank pattern are of the same moment."""
+        sync_rank_pattern(cast(Any, self).base_model)
+        with warnings.catch_warnings():  # PEFT takes a matrix of rank 0 for a shard that was not gathered
+            warnings.filterwarnings("ignore", message=".*LoRA tensor\\(s\\) have invalid shape.*")
+            cast(Any, super()).save_pretrained(*args, **kwargs)
+
+
+def sync_rank_pattern(tuner: Any) -> None:
+    """Write the survivors into PEFT's configuration: for each matrix, which of init_r slots a save holds."""
+    config = tuner.peft_config[tuner.hosted_adapter]
+    config.rank_pattern = rank_pattern(tuner.engine)
+
+
+def rank_pattern(engine: AdaLoraEngine) -> dict[str, list[bool]] | None:
+    """PEFT's `rank_pattern`, keyed without adapter name; None while all of init_r is alive. Reads the device."""
+    pattern = {}
+    for matrix, saved in zip(engine.store.matrices, engine.saved(), strict=True):
+        alive = {slot for slot, stays in zip(matrix.slots, saved, strict=True) if stays}
+        pattern[f"{matrix.name}.lora_E"] = [slot in alive for slot in range(engine.schedule.init_r)]
+    return None if all(all(slots) for slots in pattern.values()) else pattern
+
+
+def make_aliases(store: TripletStore) -> None:
+    """Replace PEFT's entries by frozen Parameters over the banks' rows; they share storage and version counter."""
+    for entries, view in _views(store):
+        entries[store.adapter_name] = nn.Parameter(view, requires_grad=False)
+
+
+def _views(store: TripletStore) -> Iterator[tuple[Any, Tensor]]:
+    """Each of PEFT's dictionaries of entries, with the view of bank rows that belongs there."""
+    for bank, kind in (
+        (store.values, "lora_E"),
+        *((bank, "lora_A") for bank in store.queries),
+        *((bank, "lora_B") for bank in store.outputs),
+    ):
+        for member, rows in zip(bank.members, bank.rows.detach().split(bank.sizes), strict=True):
+            view = rows.unsqueeze(1) if kind == "lora_E" else rows.t() if kind == "lora_B" else rows
+            yield getattr(store.matrices[member].layer, kind), view
+
+
+class RefreshHook:
+    """Before a call of the inner model itself (not through PEFT): make the parts anew. A class, so that it copies."""
+
+    def __init__(self, store: TripletStore) -> None:
+        self.store = store
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        self.store.refresh()
+
+
+class LoadedHook:
+    """After `load_state_dict`: it wrote through the aliases, or (`assign=True`) put other tensors in their place."""
+
+    def __init__(self, store: TripletStore) -> None:
+        self.store = store
+
+    @torch.no_grad()
+    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
+        for entries, view in _views(self.store):
+            entry = entries[self.store.adapter_name]
+            if entry.data_ptr() != view.data_ptr():
+                view.copy_(entry)
+        self.store.realias()
+
+
+_HOSTED: dict[tuple[type, type], type] = {}
+
+
+def hosted_class(mixin: type, kind: type) -> type:
+    """The child of PEFT's class `kind` with the mixin in front, made once."""
+    if (mixin, kind) not in _HOSTED:
+        _HOSTED[mixin, kind] = new_class(
+            f"{mixin.__name__}Of{kind.__name__}",
+            (mixin, kind),
+            exec_body=lambda body: body.update(__reduce_ex__=_reduce),
+        )
+    return _HOSTED[mixin, kind]
+
+
+def _reduce(instance: Any, protocol: Any) -> Any:
+    """Pickle and deepcopy by the pair of classes, since the child itself has no importable name."""
+    _, mixin, kind, *_ = type(instance).__mro__
+    return _remake, (mixin, kind), instance.__dict__.copy()
+
+
+def _remake(mixin: type, kind: type) -> Any:
+    cls = hosted_class(mixin, kind)
+    return cls.__new__(cls)

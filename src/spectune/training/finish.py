@@ -1,0 +1,171 @@
+"""Steps 5 and 6: the final evaluation, the saved adapter, and the proof that it reloads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.roles import role_of
+from spectune.data.examples import Example
+from spectune.data.prepare import PreparedData
+from spectune.data.tokenization import TokenizedSet
+from spectune.errors import AdapterError
+from spectune.evaluation.evaluate import Evaluation, write_predictions
+from spectune.evaluation.generation import generation_config
+from spectune.evaluation.reload import ReloadProof, prove_reload
+from spectune.files import directory_size, write_json
+from spectune.report.tables import metrics_table, rank_table
+from spectune.training import outputs
+from spectune.training.checkpoint import load_checkpoint
+from spectune.training.loop import Loop
+from spectune.training.outputs import plain_metrics
+from spectune.training.session import Ready, Session, name_of
+from spectune.training.showing import show_evaluation
+
+PROOF_ROWS_WITHOUT_VALIDATION = 100
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run is: the summary as written, and where things are."""
+
+    directory: Path
+    adapter: Path
+    summary: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Final metrics by name."""
+        return {name: metric["value"] for name, metric in self.summary["metrics"].items()}
+
+
+@dataclass
+class Final:
+    """The last evaluation of the model that is saved."""
+
+    examples: list[Example]
+    evaluation: Evaluation
+    test: Evaluation | None
+    best_step: int
+
+
+def final_evaluation(ready: Ready, loop: Loop) -> Final:
+    """Take up the best checkpoint, score it on the validation rows (and the test rows), write the predictions."""
+    session, sets = ready.session, ready.sets
+    session.reporter.heading(5)
+    best, step = loop.progress.best, loop.progress.step
+    if best is not None and session.config.evaluation.load_best_model_at_end and best["step"] != step:
+        load_checkpoint(session.paths.checkpoints / f"step-{best['step']}", loop.trained, weights_only=True)
+        session.reporter.line(f"took up the best checkpoint: step {best['step']:,}, {best['metric']} {best['value']:.4f}")
+        step = best["step"]
+    for row in loop.progress.evaluations:
+        name = "before training" if row["step"] == 0 else f"step {row['step']:,}"
+        session.reporter.line(f"{name}: {session.best_metric} {row[session.best_metric]:.4f}")
+    split = "validation" if session.data.validation else "train"
+    examples, tokenized = _rows_to_prove(session.data, sets, split)
+    if split == "validation" and loop.latest is not None and loop.latest[0] == step:
+        evaluation = loop.latest[1]
+    else:
+        evaluation = ready.evaluate(examples, tokenized)
+    session.timings["evaluate"] = evaluation.seconds
+    show_evaluation(session, split, examples, evaluation)
+    write_predictions(session.paths.root / "predictions.jsonl", examples, evaluation.predictions)
+    test = None
+    if session.data.test:
+        test = ready.evaluate(session.data.test, sets["test"])
+        write_predictions(session.paths.root / "test_predictions.jsonl", session.data.test, test.predictions)
+        session.reporter.line(f"test, {test.rows:,} rows")
+        session.reporter.line(metrics_table(plain_metrics(test.metrics)))
+    return Final(examples, evaluation, test, step)
+
+
+def _rows_to_prove(data: PreparedData, sets: dict[str, TokenizedSet], split: str) -> tuple[list[Example], TokenizedSet]:
+    if split == "validation":
+        return data.validation, sets["validation"]
+    rows = PROOF_ROWS_WITHOUT_VALIDATION
+    return data.train[:rows], replace(sets["train"], input_ids=sets["train"].input_ids[:rows], labels=sets["train"].labels[:rows])
+
+
+def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
+    """Write `adapter/` and `summary.json`, and prove that plain PEFT reloads the same predictions.
+
+    Raises:
+        AdapterError: a prediction differs, or the adapter does not load.
+    """
+    session, adapted, settings = ready.session, ready.adapted, ready.settings
+    session.reporter.heading(6)
+    config, engine = session.config, adapted.engine
+    metrics = outputs.plain_metrics(final.evaluation.metrics)
+    trainable, total = adapted.model.get_nb_trainable_parameters()
+    parameters = {"trainable": adapted.trainable, "trainable_after_freeze": trainable, "total": adapted.total}
+    size = outputs.save_adapter(
+        session.paths.adapter,
+        model=adapted.model,
+        engine=engine,
+        tokenizer=ready.tokenizer,
+        generation=generation_config(adapted.model, settings),
+        settings=outputs.adapter_settings(config, session.data, name_of(session.dtype), settings.max_new_tokens),
+        card=outputs.card_facts(config, session.data, engine, metrics, parameters, session.outline.base),
+        adapter_name=config.adapter.adapter_name,
+    )
+    base_bytes = sum(p.numel() * p.element_size() for p in adapted.model.get_base_model().parameters() if not p.requires_grad)
+    session.reporter.line(f"adapter {size / 1e3:,.0f} kB, {directory_size(session.paths.adapter) / 1e3:,.0f} kB with its tokenizer")
+    session.reporter.line(f"base {base_bytes / 1e3:,.0f} kB")
+    proof = prove_reload(
+        session.paths.adapter,
+        examples=final.examples,
+        live_predictions=final.evaluation.predictions,
+        batch_size=settings.batch_size,
+        max_source_length=config.data.max_source_length,
+        dtype=name_of(session.dtype),
+        device=str(session.device),
+        threads=torch.get_num_threads(),
+        metric_names=session.metric_names,
+        labels=session.labels,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    session.timings["reload"] = proof.seconds
+    summary = _summary(session, loop, engine, metrics, parameters | {"saved": outputs.saved_numbers(session.paths.adapter)}, proof, final)
+    write_json(session.paths.root / "summary.json", summary)
+    loop.journal.close()
+    session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
+    if not proof.identical:
+        raise AdapterError(
+            f"the reloaded adapter differs in {proof.mismatches} of {proof.rows} predictions, first {proof.first_mismatch}"
+        )
+    session.reporter.line(f"reloaded with plain PEFT in a new process: {proof.rows:,} of {proof.rows:,} predictions identical")
+    session.reporter.line(f"done: {session.paths.adapter}")
+    return RunResult(session.paths.root, session.paths.adapter, summary)
+
+
+def _summary(
+    session: Session,
+    loop: Loop,
+    engine: Any,
+    metrics: dict[str, Any],
+    parameters: dict[str, int],
+    proof: ReloadProof,
+    final: Final,
+) -> dict[str, Any]:
+    test = {} if final.test is None else {"test": {"rows": final.test.rows, "metrics": outputs.plain_metrics(final.test.metrics)}}
+    return {
+        "metrics": metrics,
+        "reload_identical": proof.identical,
+        "reload": asdict(proof),
+        "ranks": engine.ranks(),
+        "parameters": parameters,
+        "phases": loop.losses.summary(),
+        "timings": {name: round(seconds, 3) for name, seconds in session.timings.items()},
+        "versions": outputs.versions(),
+        "best_step": final.best_step,
+        "total_steps": engine.schedule.total_step,
+        "freeze_step": engine.schedule.freeze_step,
+        "allocator_calls": engine.allocator_calls,
+        "skipped_steps": loop.progress.skipped,
+        "evaluations": loop.progress.evaluations,
+        "confusion": final.evaluation.confusion,
+    } | test

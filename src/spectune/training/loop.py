@@ -1,0 +1,227 @@
+"""The training loop: windows in, steps, and at their moments logging, evaluation, checkpoints, compaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectune.config import RunConfig
+from spectune.data.loader import BatchLoader
+from spectune.errors import RunError
+from spectune.evaluation.evaluate import Evaluation
+from spectune.evaluation.metrics import higher_is_better
+from spectune.training.checkpoint import Trained, retain, save_checkpoint
+from spectune.training.journal import Journal
+from spectune.training.learning_rate import LearningRate
+from spectune.training.phases import PhaseLosses
+from spectune.training.progress import Pace, Reporter
+from spectune.training.step import StepOptions, StepResult, training_step
+
+SKIPS_IN_A_ROW = 100
+
+
+@dataclass
+class Progress:
+    """Everything of the loop that a checkpoint holds, as JSON values."""
+
+    step: int = 0
+    best: dict[str, Any] | None = None
+    """{"step", "metric", "value"} of the best evaluation after the freeze."""
+    without_gain: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Loop:
+    """The parts of one run; `train` moves it from `progress.step` to the end."""
+
+    config: RunConfig
+    model: Any
+    trained: Trained
+    loader: BatchLoader
+    rate: LearningRate
+    options: StepOptions
+    checkpoints: Path
+    journal: Journal
+    reporter: Reporter
+    evaluate: Callable[[], Evaluation] | None
+    metric: str
+    identity: dict[str, Any]
+    progress: Progress = field(default_factory=Progress)
+    losses: PhaseLosses = field(default_factory=PhaseLosses)
+    latest: tuple[int, Evaluation] | None = None
+    """Step and result of the last evaluation."""
+    allocations: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
+    """Step, budget, mask and threshold of allocations not yet in the journal."""
+
+    def train(self) -> None:
+        """Run to the last step, or until the metric has stopped to improve."""
+        engine, schedule = self.trained.engine, self.trained.engine.schedule
+        pace, pending = Pace(self.progress.step, schedule.total_step), []
+        windows = iter(self.loader)
+        self.model.train()
+        while self.progress.step < schedule.total_step:
+            step = self.progress.step + 1
+            if step == 1 or schedule.phase(step) != schedule.phase(step - 1):
+                self._enter_phase(step)
+            window = next(windows)
+            result = training_step(
+                self.model,
+                engine,
+                self.trained.optimizer,
+                window,
+                step=step,
+                rate=self.rate.at(step),
+                options=self.options,
+            )
+            self.progress.step = step
+            pending.append(result)
+            pace.add(window.source_tokens + window.target_tokens)
+            if result.budget is not None:
+                self._allocated(step, result.budget)
+            if self._logs(step):
+                self._log(step, pending, pace, window.epoch)
+                pending = []
+            if self._at_evaluation(step) | self._at_save(step) and self._finished_early():
+                break
+
+    # ---- moments
+
+    def _enter_phase(self, step: int) -> None:
+        schedule = self.trained.engine.schedule
+        phase = schedule.phase(step)
+        first, last = schedule.phases()[phase]
+        self.journal.write("phase", step, phase=phase, first=first, last=last)
+        self.reporter.line(f"{phase}: steps {first:,} to {last:,}, learning rate {self.rate.at(step):.2e}")
+
+    def _allocated(self, step: int, budget: int) -> None:
+        """Note an allocation; it is read from the device with the next log. At the freeze the dead leave memory."""
+        engine = self.trained.engine
+        assert engine.keep is not None and engine.threshold is not None
+        self.allocations.append((step, budget, engine.keep, engine.threshold))
+        if engine.frozen and self.config.adapter.call_order == "paper":
+            self._write_allocations()  # while the masks still fit the triplets in memory
+            removed = engine.compact(self.trained.optimizer)
+            self.reporter.line(f"frozen at {budget:,} triplets; {removed:,} dead ones removed from memory")
+
+    def _write_allocations(self) -> None:
+        store = self.trained.engine.store
+        for step, budget, keep, threshold in self.allocations:
+            ranks = [sum(alive) for alive in store.by_matrix(keep.tolist())]
+            by_name = dict(zip((matrix.name for matrix in store.matrices), ranks, strict=True))
+            self.journal.write("allocation", step, budget=budget, threshold=threshold.item(), ranks=by_name)
+        self.allocations.clear()
+
+    def _logs(self, step: int) -> bool:
+        schedule = self.trained.engine.schedule
+        last = step == schedule.total_step or schedule.phase(step + 1) != schedule.phase(step)
+        return last or step % self.config.train.logging_steps == 0
+
+    def _log(self, step: int, pending: list[StepResult], pace: Pace, epoch: float) -> None:
+        """The one place that reads the device: losses, penalties and skips since the last time, together."""
+        self._write_allocations()
+        rows = torch.stack([torch.stack([r.loss, r.penalty, r.skipped.float()]) for r in pending]).tolist()
+        self._count_skips([bool(skipped) for _, _, skipped in rows])
+        taken = [(loss, penalty) for loss, penalty, skipped in rows if not skipped] or [(float("nan"),) * 2]
+        loss, penalty = (sum(column) / len(taken) for column in zip(*taken, strict=True))
+        engine = self.trained.engine
+        phase = engine.schedule.phase(step)
+        self.losses.add(phase, loss)
+        live = engine.initial_budget if engine.keep is None else int(engine.keep.sum())
+        speed = pace.tokens_per_second()
+        self.journal.write(
+            "step",
+            step,
+            epoch=round(epoch, 4),
+            phase=phase,
+            loss=loss,
+            penalty=penalty,
+            learning_rate=self.rate.at(step),
+            live=live,
+            tokens_per_second=round(speed, 1),
+            skipped=self.progress.skipped,
+        )
+        shown = self.config.train.logging_steps * max(1, engine.schedule.total_step // 200)
+        self.reporter.live(
+            f"step {step:,}/{engine.schedule.total_step:,}  {phase}  loss {loss:.4f}  penalty {penalty:.4f}  "
+            f"rank {live:,} of {engine.target_budget:,}  {speed:,.0f} tokens/s  {pace.left(step)} left",
+            permanent=step % shown == 0 or step == engine.schedule.total_step,
+        )
+
+    def _count_skips(self, skipped: list[bool]) -> None:
+        for skip in skipped:
+            self.progress.skipped += skip
+            self.progress.skipped_in_a_row = self.progress.skipped_in_a_row + 1 if skip else 0
+            if self.progress.skipped_in_a_row >= SKIPS_IN_A_ROW:
+                raise RunError(
+                    f"{SKIPS_IN_A_ROW} steps in a row had a loss or gradient that is not finite; lower "
+                    "train.learning_rate or use model.dtype float32. The last checkpoint is whole."
+                )
+
+    def _at_evaluation(self, step: int) -> bool:
+        """Evaluate when due; true if it did."""
+        if self.evaluate is None or not self._evaluation_due(step):
+            return False
+        result = self.evaluate()
+        self.latest = (step, result)
+        values = {name: metric.value for name, metric in result.metrics.items()}
+        frozen = self.trained.engine.frozen
+        self.progress.evaluations.append({"step": step, **values})
+        self.journal.write("evaluation", step, metrics=values, seconds=round(result.seconds, 3), candidate=frozen)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        self.reporter.line(f"evaluation at step {step:,}: {shown}")
+        if frozen:
+            self._compare(step, values[self.metric])
+        return True
+
+    def _compare(self, step: int, value: float) -> None:
+        best, sign = self.progress.best, 1 if higher_is_better(self.metric) else -1
+        if best is None or sign * value > sign * best["value"]:
+            self.progress.best = {"step": step, "metric": self.metric, "value": value}
+            self.progress.without_gain = 0
+        else:
+            self.progress.without_gain += 1
+
+    def _evaluation_due(self, step: int) -> bool:
+        evaluation, total = self.config.evaluation, self.trained.engine.schedule.total_step
+        if evaluation.eval_strategy == "no":
+            return False
+        every = evaluation.eval_steps if evaluation.eval_strategy == "steps" else self.loader.windows_per_epoch
+        return step == total or step % (every or total) == 0
+
+    def _at_save(self, step: int) -> bool:
+        """Save when due; true if it did."""
+        every, total = self.config.train.save_steps, self.trained.engine.schedule.total_step
+        due = step % every == 0 if every else self._evaluation_due(step)
+        is_best = self.progress.best is not None and self.progress.best["step"] == step
+        if not (due or is_best or step == total):
+            return False
+        self._write_allocations()
+        self.journal.write("save", step)
+        path = self.checkpoints / f"step-{step}"
+        state = {
+            "loop": vars(self.progress),
+            "losses": self.losses.state_dict(),
+            "loader": self.loader.state_dict(),
+            "journal": self.journal.position,
+            "identity": self.identity,
+        }
+        save_checkpoint(path, self.trained, state)
+        best = self.progress.best
+        keep = None if best is None else self.checkpoints / f"step-{best['step']}"
+        retain(self.checkpoints, self.config.train.save_total_limit, keep)
+        return True
+
+    def _finished_early(self) -> bool:
+        patience = self.config.evaluation.early_stopping_patience
+        if patience is None or self.progress.without_gain < patience:
+            return False
+        self.reporter.line(f"stopped early: {self.metric} has not improved for {patience} evaluations")
+        return True

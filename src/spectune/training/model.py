@@ -1,0 +1,92 @@
+"""Load the base model and its tokenizer, and put the adapter on: PEFT's own objects, then the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.peft_host import attach
+from spectune.adapter.schedule import RankSchedule
+from spectune.adapter.targets import resolve_targets
+from spectune.config import AdapterConfig, ModelConfig
+from spectune.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A base with its adapter and engine."""
+
+    model: PeftModel
+    engine: AdaLoraEngine
+    trainable: int
+    total: int
+
+
+def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+    return tokenizer
+
+
+def load_base(location: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The base model with weights in `dtype`, on `device`, in evaluation mode.
+
+    Raises:
+        ModelError: no weights, or weights of another model.
+    """
+    try:
+        base: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
+            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code, dtype=dtype
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{config.model_name_or_path} cannot be loaded: {_first_line(error)}") from None
+    moved: Any = base.to(device)  # type: ignore[arg-type]
+    return moved  # type: ignore[no-any-return]
+
+
+def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, revision: str | None) -> Adapted:
+    """Inject PEFT's AdaLoRA and attach the engine, for a loop that adds the penalty itself.
+
+    Raises:
+        ConfigError: a target that matches nothing.
+    """
+    peft_config = AdaLoraConfig(
+        task_type="SEQ_2_SEQ_LM",
+        target_modules=resolve_targets(base, config.target_modules, config.exclude_modules),
+        modules_to_save=config.modules_to_save,
+        init_r=schedule.init_r,
+        target_r=schedule.target_r,
+        tinit=schedule.tinit,
+        tfinal=schedule.tfinal,
+        deltaT=schedule.deltaT,
+        total_step=schedule.total_step,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        orth_reg_weight=config.orth_reg_weight,
+        lora_alpha=config.resolved_lora_alpha,
+        lora_dropout=config.lora_dropout,
+        revision=revision,
+    )
+    model = get_peft_model(base, peft_config, adapter_name=config.adapter_name, revision=revision)
+    assert isinstance(model, PeftModel)
+    engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning)
+    trainable, total = model.get_nb_trainable_parameters()
+    return Adapted(model, engine, trainable, total)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

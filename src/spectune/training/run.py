@@ -1,0 +1,184 @@
+"""The six steps of a run, in order: what `spectune train` and `spectune.train` do."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from spectune.base_model import read_config
+from spectune.config import RunConfig
+from spectune.data.examples import Example
+from spectune.data.loader import BatchLoader
+from spectune.data.prepare import PreparedData
+from spectune.data.tokenization import TokenizedSet, check_lengths, tokenize_examples
+from spectune.errors import ConfigError
+from spectune.evaluation.decoding import padding_id
+from spectune.evaluation.evaluate import Evaluation
+from spectune.evaluation.generation import resolve_settings
+from spectune.files import write_text
+from spectune.planning import Outline
+from spectune.runfile import dump_run_config
+from spectune.training.checkpoint import Trained
+from spectune.training.device import choose_device, choose_dtype
+from spectune.training.directory import RunDirectory
+from spectune.training.finish import RunResult, final_evaluation, save_and_prove
+from spectune.training.journal import Journal
+from spectune.training.loop import Loop
+from spectune.training.model import Adapted, adapt, load_base, load_tokenizer
+from spectune.training.optimizer import make_optimizer
+from spectune.training.progress import Reporter
+from spectune.training.resume import resume_run, run_identity
+from spectune.training.session import Ready, Session
+from spectune.training.showing import show_adapted, show_row, show_schedule, show_training
+from spectune.training.step import StepOptions
+
+
+def train_run(config: RunConfig, outline: Outline, *, resume: bool | str, reporter: Reporter) -> RunResult:
+    """Run the six steps; the outline has been checked already.
+
+    Raises:
+        UserError: what a person can mend; the directory keeps its last whole checkpoint.
+    """
+    assert outline.data is not None
+    session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
+    session.check_metrics()
+    session.paths.prepare(resume=bool(resume))
+    tokenizer, sets = _prepare_data(session)
+    session.reporter.heading(2)
+    show_schedule(session)
+    adapted = _load_and_adapt(session)
+    settings = resolve_settings(config.evaluation, _longest_target(config, sets))
+    ready = Ready(session, tokenizer, sets, adapted, settings)
+    loop = _make_loop(ready)
+    _start(session, loop, resume)
+    return save_and_prove(ready, loop, final_evaluation(ready, loop))
+
+
+def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, TokenizedSet]]:
+    session.reporter.heading(1)
+    for line in session.data.report.lines():
+        session.reporter.line(line)
+    config = session.config
+    tokenizer = load_tokenizer(session.outline.base, config.model)
+    sets = {
+        name: tokenize_examples(
+            examples,
+            tokenizer,
+            max_source_length=config.data.max_source_length,
+            max_target_length=config.data.max_target_length,
+        )
+        for name, examples in _splits(session.data).items()
+    }
+    train = sets["train"]
+    session.timings["tokenize"] = sum(one.seconds for one in sets.values())
+    speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
+    session.timings["tokens_per_second_tokenized"] = speed
+    session.reporter.line(f"{train.truncation.line()}; tokenised {speed:,.0f} tokens a second")
+    if train.unfaithful_targets:
+        session.reporter.warning(f"{train.unfaithful_targets:,} targets are not given back by the tokenizer itself")
+    show_row(session, session.data.train[0], train)
+    return tokenizer, sets
+
+
+def _splits(data: PreparedData) -> dict[str, list[Example]]:
+    named = {"train": data.train, "validation": data.validation, "test": data.test}
+    return {name: examples for name, examples in named.items() if examples}
+
+
+def _load_and_adapt(session: Session) -> Adapted:
+    session.reporter.heading(3)
+    config, started = session.config, time.monotonic()
+    session.device, fallback = choose_device(config.train.use_cpu)
+    if fallback:
+        session.reporter.warning(fallback)
+    base_config = read_config(config.model)
+    for line in check_lengths(config.data, base_config):
+        session.reporter.warning(line)
+    session.dtype, reason = choose_dtype(config, base_config.model_type, session.device)
+    base = load_base(session.outline.base, config.model, session.dtype, session.device)
+    _seed(config.train.seed)
+    adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision)
+    if config.train.gradient_checkpointing:
+        adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    session.timings["load"] = time.monotonic() - started
+    show_adapted(session, adapted, reason)
+    return adapted
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _make_loop(ready: Ready) -> Loop:
+    session, adapted, sets = ready.session, ready.adapted, ready.sets
+    config, train = session.config, session.config.train
+    accelerator = Accelerator(cpu=session.device.type == "cpu", mixed_precision=train.mixed_precision)
+    if accelerator.num_processes > 1:
+        raise ConfigError("this version trains in one process; start it without torchrun or accelerate launch")
+    pad = config.data.padding == "max_length"
+    loader = BatchLoader(
+        sets["train"],
+        batch_size=train.per_device_train_batch_size,
+        accumulation_steps=train.gradient_accumulation_steps,
+        seed=train.seed,
+        pad_token_id=padding_id(adapted.model.get_base_model(), ready.tokenizer),
+        source_length=config.data.max_source_length if pad else None,
+        target_length=config.data.max_target_length if pad else None,
+    )
+    options = StepOptions(
+        device=session.device,
+        autocast=accelerator.autocast,
+        label_smoothing=train.label_smoothing_factor,
+        max_grad_norm=train.max_grad_norm,
+        penalty_in_scores=config.adapter.penalty_in_scores,
+        call_order=config.adapter.call_order,
+    )
+
+    def evaluate() -> Evaluation:
+        return ready.evaluate(session.data.validation, sets["validation"])
+
+    return Loop(
+        config=config,
+        model=adapted.model,
+        trained=Trained(adapted.engine, make_optimizer(adapted.engine.parameters(), train)),
+        loader=loader,
+        rate=session.outline.rate,
+        options=options,
+        checkpoints=session.paths.checkpoints,
+        journal=Journal(session.paths.root / "journal.jsonl"),
+        reporter=session.reporter,
+        evaluate=evaluate if session.data.validation else None,
+        metric=session.best_metric,
+        identity=run_identity(config),
+    )
+
+
+def _start(session: Session, loop: Loop, resume: bool | str) -> None:
+    """Write the run file, take up a checkpoint or score the untrained model, and train."""
+    write_text(session.paths.root / "run.yaml", dump_run_config(session.config))
+    if resume:
+        resume_run(session, loop, resume)
+    elif loop.evaluate is not None and session.config.evaluation.eval_on_start:
+        result = loop.evaluate()
+        values = {name: metric.value for name, metric in result.metrics.items()}
+        loop.progress.evaluations.append({"step": 0, **values})
+        loop.journal.write("evaluation", 0, metrics=values, seconds=round(result.seconds, 3), candidate=False)
+    session.reporter.heading(4)
+    started = time.monotonic()
+    try:
+        loop.train()
+    finally:
+        session.reporter.close()
+    session.timings["train"] = time.monotonic() - started
+    show_training(session, loop)
+
+
+def _longest_target(config: RunConfig, sets: dict[str, TokenizedSet]) -> int:
+    longest = max(one.truncation.longest_target for name, one in sets.items() if name != "test")
+    return min(longest, config.data.max_target_length)

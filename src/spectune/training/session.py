@@ -1,0 +1,91 @@
+"""What the six steps of one run share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from spectune.config import RunConfig
+from spectune.data.examples import Example
+from spectune.data.prepare import PreparedData
+from spectune.data.tokenization import TokenizedSet
+from spectune.errors import ConfigError
+from spectune.evaluation.evaluate import Evaluation, evaluate_examples
+from spectune.evaluation.generation import GenerationSettings
+from spectune.evaluation.metrics import LOSS, resolve_metrics
+from spectune.planning import Outline
+from spectune.training.directory import RunDirectory
+from spectune.training.model import Adapted
+from spectune.training.progress import Reporter
+
+
+@dataclass
+class Session:
+    """A run on its way; each step adds what the next ones need."""
+
+    config: RunConfig
+    outline: Outline
+    data: PreparedData
+    paths: RunDirectory
+    reporter: Reporter
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Label words, for classification."""
+        return None if self.data.verbalizer is None else self.data.verbalizer.words
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The run's metrics, checked."""
+        return resolve_metrics(self.config.evaluation.metrics, self.data.task)
+
+    @property
+    def best_metric(self) -> str:
+        """The metric that chooses the best checkpoint."""
+        return self.config.evaluation.metric_for_best_model or self.metric_names[0]
+
+    def check_metrics(self) -> None:
+        """Refuse metrics that do not exist or do not fit.
+
+        Raises:
+            ConfigError: an unknown metric, or a metric_for_best_model that this run does not compute.
+        """
+        names = (*self.metric_names, LOSS)
+        if self.best_metric not in names:
+            raise ConfigError(
+                f"evaluation.metric_for_best_model {self.best_metric} is not among this run's: {', '.join(names)}"
+            )
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Data as tokens, and the model with its adapter: what training and evaluation work on."""
+
+    session: Session
+    tokenizer: PreTrainedTokenizerBase
+    sets: dict[str, TokenizedSet]
+    adapted: Adapted
+    settings: GenerationSettings
+
+    def evaluate(self, examples: list[Example], tokenized: TokenizedSet) -> Evaluation:
+        """Generate and score, with the run's settings."""
+        return evaluate_examples(
+            self.adapted.model,
+            self.tokenizer,
+            examples,
+            tokenized,
+            settings=self.settings,
+            metric_names=self.session.metric_names,
+            labels=self.session.labels,
+            task=self.session.data.task,
+        )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """`torch.float32` → `float32`."""
+    return str(dtype).removeprefix("torch.")

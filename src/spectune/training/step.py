@@ -1,0 +1,110 @@
+"""One training step, as DESIGN 2.3 writes it down, in free functions; nothing here reads the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.data.collation import IGNORE_INDEX
+from spectune.data.loader import Window
+from spectune.training.optimizer import clip, set_learning_rate, step_unless
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """What a step needs beside model and data."""
+
+    device: torch.device
+    autocast: Callable[[], AbstractContextManager[Any]]
+    label_smoothing: float
+    max_grad_norm: float | None
+    penalty_in_scores: bool
+    call_order: Literal["paper", "peft"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Scalars on the device, read when due; `budget` where triplets were chosen."""
+
+    loss: Tensor
+    penalty: Tensor
+    skipped: Tensor
+    budget: int | None
+
+
+def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
+    """Backward of the window's cross entropy over its target tokens; returns it, a scalar on the device.
+
+    Every micro-batch is divided by the tokens of the whole window, so that k micro-batches of n rows give the gradient
+    of one batch of k · n rows.
+    """
+    total = torch.zeros((), device=options.device)
+    for batch in window.batches:
+        moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
+        labels = moved.pop("labels")
+        with options.autocast():
+            logits = model(**moved, decoder_input_ids=_shifted(model, labels)).logits
+        loss = F.cross_entropy(
+            logits.flatten(0, -2).float(),
+            labels.flatten(),
+            ignore_index=IGNORE_INDEX,
+            reduction="sum",
+            label_smoothing=options.label_smoothing,
+        )
+        loss = loss / window.target_tokens
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def _shifted(model: Any, labels: Tensor) -> Tensor:
+    """The decoder's input for `labels`, by the model's own rule (given labels, it would compute a loss of its own)."""
+    shifted: Tensor = model.get_base_model().prepare_decoder_input_ids_from_labels(labels)
+    return shifted
+
+
+def training_step(
+    model: Any,
+    engine: AdaLoraEngine,
+    optimizer: torch.optim.Optimizer,
+    window: Window,
+    *,
+    step: int,
+    rate: float,
+    options: StepOptions,
+) -> StepResult:
+    """Gradient, penalty, importance, clipping, update, allocation; a step with a non-finite gradient changes nothing.
+
+    Args:
+        step: optimizer step, counted from 1.
+        rate: its learning rate.
+    """
+    loss = window_loss(model, window, options)
+    parameters = [parameter for parameter in engine.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    skip = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients)) if gradients else ~torch.isfinite(loss)
+    paper = options.call_order == "paper"
+    if paper and not options.penalty_in_scores:
+        engine.observe(skip)
+    penalty = engine.add_orthogonality_gradient()
+    if paper and options.penalty_in_scores:
+        engine.observe(skip)
+    gradients = [parameter.grad for parameter in engine.parameters() if parameter.grad is not None]
+    clip(gradients, torch.nn.utils.get_total_norm(gradients), options.max_grad_norm)
+    set_learning_rate(optimizer, rate)
+    step_unless(optimizer, skip)
+    if paper:
+        budget = engine.reallocate(step)
+    else:
+        due = engine.schedule.allocates(step)
+        engine.update_and_allocate(step, skip)
+        budget = engine.schedule.budget(step, engine.initial_budget, engine.target_budget) if due else None
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, penalty, skip, budget)
