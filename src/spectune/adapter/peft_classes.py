@@ -292,5 +292,5 @@ def _reduce(instance: Any, protocol: Any) -> Any:
 
 
 def _remake(mixin: type, kind: type) -> Any:
-    cls = hosted_class(mixin, kind)
+    cls = cast(Any, hosted_class(mixin, kind))
     return cls.__new__(cls)

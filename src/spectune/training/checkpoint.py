@@ -41,7 +41,9 @@ def save_checkpoint(directory: Path, trained: Trained, progress: dict[str, Any])
     tensors = {f"engine.{name}": tensor for name, tensor in engine["tensors"].items()} | moments | extra
     tensors |= _random_tensors()
     with whole_directory(directory) as partial:
-        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial / _TENSORS)
+        save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial / _TENSORS
+        )
         state = {"engine": engine["meta"], "optimizer": groups, "python_random": _plain(random.getstate())}
         write_json(partial / _STATE, state | {"progress": progress})
 
@@ -94,7 +96,9 @@ def newest_checkpoint(directory: Path) -> tuple[Path, list[str]]:
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Directories named step-N with a manifest, by N."""
-    found = [path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and (path / "manifest.json").is_file()]
+    found = [
+        path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and (path / "manifest.json").is_file()
+    ]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from spectune.errors import RunError
 
-_OURS = ("checkpoints", "adapter", "journal.jsonl", "predictions.jsonl", "test_predictions.jsonl", "summary.json", "run.yaml")
+_OURS = (
+    "checkpoints",
+    "adapter",
+    "journal.jsonl",
+    "predictions.jsonl",
+    "test_predictions.jsonl",
+    "summary.json",
+    "run.yaml",
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.roles import role_of
 from spectune.data.examples import Example
 from spectune.data.prepare import PreparedData
@@ -60,7 +59,9 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
     best, step = loop.progress.best, loop.progress.step
     if best is not None and session.config.evaluation.load_best_model_at_end and best["step"] != step:
         load_checkpoint(session.paths.checkpoints / f"step-{best['step']}", loop.trained, weights_only=True)
-        session.reporter.line(f"took up the best checkpoint: step {best['step']:,}, {best['metric']} {best['value']:.4f}")
+        session.reporter.line(
+            f"took up the best checkpoint: step {best['step']:,}, {best['metric']} {best['value']:.4f}"
+        )
         step = best["step"]
     for row in loop.progress.evaluations:
         name = "before training" if row["step"] == 0 else f"step {row['step']:,}"
@@ -87,7 +88,9 @@ def _rows_to_prove(data: PreparedData, sets: dict[str, TokenizedSet], split: str
     if split == "validation":
         return data.validation, sets["validation"]
     rows = PROOF_ROWS_WITHOUT_VALIDATION
-    return data.train[:rows], replace(sets["train"], input_ids=sets["train"].input_ids[:rows], labels=sets["train"].labels[:rows])
+    return data.train[:rows], replace(
+        sets["train"], input_ids=sets["train"].input_ids[:rows], labels=sets["train"].labels[:rows]
+    )
 
 
 def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
@@ -100,7 +103,7 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     session.reporter.heading(6)
     config, engine = session.config, adapted.engine
     metrics = outputs.plain_metrics(final.evaluation.metrics)
-    trainable, total = adapted.model.get_nb_trainable_parameters()
+    trainable, _ = adapted.model.get_nb_trainable_parameters()
     parameters = {"trainable": adapted.trainable, "trainable_after_freeze": trainable, "total": adapted.total}
     size = outputs.save_adapter(
         session.paths.adapter,
@@ -112,8 +115,12 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         card=outputs.card_facts(config, session.data, engine, metrics, parameters, session.outline.base),
         adapter_name=config.adapter.adapter_name,
     )
-    base_bytes = sum(p.numel() * p.element_size() for p in adapted.model.get_base_model().parameters() if not p.requires_grad)
-    session.reporter.line(f"adapter {size / 1e3:,.0f} kB, {directory_size(session.paths.adapter) / 1e3:,.0f} kB with its tokenizer")
+    base_bytes = sum(
+        p.numel() * p.element_size() for p in adapted.model.get_base_model().parameters() if not p.requires_grad
+    )
+    session.reporter.line(
+        f"adapter {size / 1e3:,.0f} kB, {directory_size(session.paths.adapter) / 1e3:,.0f} kB with its tokenizer"
+    )
     session.reporter.line(f"base {base_bytes / 1e3:,.0f} kB")
     proof = prove_reload(
         session.paths.adapter,
@@ -129,7 +136,15 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         trust_remote_code=config.model.trust_remote_code,
     )
     session.timings["reload"] = proof.seconds
-    summary = _summary(session, loop, engine, metrics, parameters | {"saved": outputs.saved_numbers(session.paths.adapter)}, proof, final)
+    summary = _summary(
+        session,
+        loop,
+        engine,
+        metrics,
+        parameters | {"saved": outputs.saved_numbers(session.paths.adapter)},
+        proof,
+        final,
+    )
     write_json(session.paths.root / "summary.json", summary)
     loop.journal.close()
     session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
@@ -137,7 +152,9 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         raise AdapterError(
             f"the reloaded adapter differs in {proof.mismatches} of {proof.rows} predictions, first {proof.first_mismatch}"
         )
-    session.reporter.line(f"reloaded with plain PEFT in a new process: {proof.rows:,} of {proof.rows:,} predictions identical")
+    session.reporter.line(
+        f"reloaded with plain PEFT in a new process: {proof.rows:,} of {proof.rows:,} predictions identical"
+    )
     session.reporter.line(f"done: {session.paths.adapter}")
     return RunResult(session.paths.root, session.paths.adapter, summary)
 
@@ -151,7 +168,11 @@ def _summary(
     proof: ReloadProof,
     final: Final,
 ) -> dict[str, Any]:
-    test = {} if final.test is None else {"test": {"rows": final.test.rows, "metrics": outputs.plain_metrics(final.test.metrics)}}
+    test = (
+        {}
+        if final.test is None
+        else {"test": {"rows": final.test.rows, "metrics": outputs.plain_metrics(final.test.metrics)}}
+    )
     return {
         "metrics": metrics,
         "reload_identical": proof.identical,

@@ -104,7 +104,8 @@ class Loop:
     def _allocated(self, step: int, budget: int) -> None:
         """Note an allocation; it is read from the device with the next log. At the freeze the dead leave memory."""
         engine = self.trained.engine
-        assert engine.keep is not None and engine.threshold is not None
+        assert engine.keep is not None
+        assert engine.threshold is not None
         self.allocations.append((step, budget, engine.keep, engine.threshold))
         if engine.frozen and self.config.adapter.call_order == "paper":
             self._write_allocations()  # while the masks still fit the triplets in memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +82,9 @@ def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, 
         lora_dropout=config.lora_dropout,
         revision=revision,
     )
-    model = get_peft_model(base, peft_config, adapter_name=config.adapter_name, revision=revision)
+    with warnings.catch_warnings():  # PEFT asks transformers by a name that it will drop
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        model = get_peft_model(base, peft_config, adapter_name=config.adapter_name, revision=revision)
     assert isinstance(model, PeftModel)
     engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning)
     trainable, total = model.get_nb_trainable_parameters()

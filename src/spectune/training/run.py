@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as hub_logging
 
+from spectune.adapter.initialization import start_from_gradient, start_orthonormal
 from spectune.base_model import read_config
 from spectune.config import RunConfig
 from spectune.data.examples import Example
@@ -35,7 +38,9 @@ from spectune.training.progress import Reporter
 from spectune.training.resume import resume_run, run_identity
 from spectune.training.session import Ready, Session
 from spectune.training.showing import show_adapted, show_row, show_schedule, show_training
-from spectune.training.step import StepOptions
+from spectune.training.step import StepOptions, window_loss
+
+INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: gradient` is summed over
 
 
 def train_run(config: RunConfig, outline: Outline, *, resume: bool | str, reporter: Reporter) -> RunResult:
@@ -47,6 +52,7 @@ def train_run(config: RunConfig, outline: Outline, *, resume: bool | str, report
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
     session.check_metrics()
+    hub_logging.disable_progress_bar()  # a bar of its own for each of a dozen files hides what matters
     session.paths.prepare(resume=bool(resume))
     tokenizer, sets = _prepare_data(session)
     session.reporter.heading(2)
@@ -55,6 +61,8 @@ def train_run(config: RunConfig, outline: Outline, *, resume: bool | str, report
     settings = resolve_settings(config.evaluation, _longest_target(config, sets))
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready)
+    if not resume:
+        _initialize(ready, loop)
     _start(session, loop, resume)
     return save_and_prove(ready, loop, final_evaluation(ready, loop))
 
@@ -116,21 +124,11 @@ def _seed(seed: int) -> None:
 
 
 def _make_loop(ready: Ready) -> Loop:
-    session, adapted, sets = ready.session, ready.adapted, ready.sets
+    session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
     accelerator = Accelerator(cpu=session.device.type == "cpu", mixed_precision=train.mixed_precision)
     if accelerator.num_processes > 1:
         raise ConfigError("this version trains in one process; start it without torchrun or accelerate launch")
-    pad = config.data.padding == "max_length"
-    loader = BatchLoader(
-        sets["train"],
-        batch_size=train.per_device_train_batch_size,
-        accumulation_steps=train.gradient_accumulation_steps,
-        seed=train.seed,
-        pad_token_id=padding_id(adapted.model.get_base_model(), ready.tokenizer),
-        source_length=config.data.max_source_length if pad else None,
-        target_length=config.data.max_target_length if pad else None,
-    )
     options = StepOptions(
         device=session.device,
         autocast=accelerator.autocast,
@@ -141,13 +139,13 @@ def _make_loop(ready: Ready) -> Loop:
     )
 
     def evaluate() -> Evaluation:
-        return ready.evaluate(session.data.validation, sets["validation"])
+        return ready.evaluate(session.data.validation, ready.sets["validation"])
 
     return Loop(
         config=config,
         model=adapted.model,
         trained=Trained(adapted.engine, make_optimizer(adapted.engine.parameters(), train)),
-        loader=loader,
+        loader=_loader(ready, seed=train.seed),
         rate=session.outline.rate,
         options=options,
         checkpoints=session.paths.checkpoints,
@@ -157,6 +155,40 @@ def _make_loop(ready: Ready) -> Loop:
         metric=session.best_metric,
         identity=run_identity(config),
     )
+
+
+def _loader(ready: Ready, *, seed: int) -> BatchLoader:
+    data, train = ready.session.config.data, ready.session.config.train
+    pad = data.padding == "max_length"
+    return BatchLoader(
+        ready.sets["train"],
+        batch_size=train.per_device_train_batch_size,
+        accumulation_steps=train.gradient_accumulation_steps,
+        seed=seed,
+        pad_token_id=padding_id(ready.adapted.model.get_base_model(), ready.tokenizer),
+        source_length=data.max_source_length if pad else None,
+        target_length=data.max_target_length if pad else None,
+    )
+
+
+def _initialize(ready: Ready, loop: Loop) -> None:
+    """The informed starts of `adapter.init`; PEFT has drawn the random one already."""
+    session, store = ready.session, ready.adapted.engine.store
+    kind = session.config.adapter.init
+    if kind == "orthonormal":
+        start_orthonormal(store)
+    if kind != "gradient":
+        return
+    loader = _loader(ready, seed=session.config.train.seed + 1)  # a stream of its own: the run's is not advanced
+    windows = list(islice(loader, INIT_WINDOWS))
+
+    def backward() -> None:
+        with ready.adapted.model.disable_adapter():
+            for window in windows:
+                window_loss(ready.adapted.model, window, loop.options)
+
+    ready.adapted.model.train()
+    start_from_gradient(store, backward)
 
 
 def _start(session: Session, loop: Loop, resume: bool | str) -> None:
