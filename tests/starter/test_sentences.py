@@ -60,8 +60,10 @@ def test_the_splits_share_no_text_and_no_frame() -> None:
         ("sales", "rose", "denied", Label.NEGATIVE),
         ("losses", "fell", "less", Label.NEGATIVE),
         ("profit", "fell", "less", Label.POSITIVE),
-        ("orders", "rose", "unchanged", Label.NEUTRAL),
-        ("orders", "rose", "unknown", Label.NEUTRAL),
+        ("revenue", "rose", "unchanged", Label.NEUTRAL),
+        ("revenue", "rose", "unknown", Label.NEUTRAL),
+        ("the outlook", "worsened", "plain", Label.NEGATIVE),
+        ("margins", "improved", "denied", Label.NEGATIVE),
     ],
 )
 def test_the_meaning_of_a_clause(quantity: str, movement: str, twist: str, label: Label) -> None:

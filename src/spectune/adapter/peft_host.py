@@ -176,7 +176,7 @@ def _master(entry: Tensor) -> Tensor:
 
 def _scale(layers: list[tuple[str, Any]], name: str) -> float:
     scales = {
-        layer.scaling[name] / (float(layer.ranknum[name]) + 1e-5) for _, layer in layers if layer.lora_E[name].numel()
+        layer.scaling[name] / (float(layer.ranknum[name].detach()) + 1e-5) for _, layer in layers if layer.lora_E[name].numel()
     }
     if len(scales) > 1:
         raise AdapterError(f"the matrices have different scales ({sorted(scales)}); one lora_alpha is supported")

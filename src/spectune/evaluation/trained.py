@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,9 @@ def _load_model(source: str, settings: dict[str, Any]) -> PeftModel:
         base: Any = AutoModelForSeq2SeqLM.from_pretrained(
             config.base_model_name_or_path, revision=config.revision or "main", dtype=dtype, trust_remote_code=trust
         )
-        model: PeftModel = PeftModel.from_pretrained(base.to(device), source)
+        with warnings.catch_warnings():  # PEFT looks for LoRA's kind of rank_pattern in AdaLoRA's, and finds none
+            warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
+            model: PeftModel = PeftModel.from_pretrained(base.to(device), source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise AdapterError(f"{source} cannot be loaded as an adapter: {reason}") from None

@@ -3,7 +3,8 @@
 The meaning of a clause is a product of signs: whether the quantity is good (profit) or bad (costs), whether it moved up
 or down, and whether the movement is denied ("did not fall") or fell short of what was expected ("fell less than
 forecast"), either of which turns the news round. "More than expected" turns nothing. A clause in which nothing moved,
-or nobody knows, is neutral. No word and no pair of neighbouring words decides.
+or nobody knows, is neutral. Most clauses are about a subject that simply gets better or worse (the outlook), so that
+the sign of a clause can be learnt in one demonstration; which clause decides is what counting words cannot tell.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 from dataclasses import dataclass
 from enum import IntEnum
 
-from spectune.starter.sentence_words import EXPECTATIONS, MOVEMENTS, QUANTITIES, UNITS, Movement, Quantity
+from spectune.starter.sentence_words import EXPECTATIONS, MOVEMENTS, QUANTITIES, UNITS, Kind, Movement, Quantity
 
 
 class Label(IntEnum):
@@ -24,7 +25,12 @@ class Label(IntEnum):
 
 
 TWISTS = ("plain", "more", "denied", "less")
-SPECIAL_SHARE = 0.75
+KINDS: dict[Kind, int] = {"tone": 60, "good": 20, "bad": 20}
+"""How often a clause is about each kind of subject, per cent."""
+
+SPECIAL_SHARE = 0.6
+"""Of clauses about costs and debts: how often the verb is one that is said of nothing else."""
+
 STILL = ("unchanged", "unknown")
 
 
@@ -47,9 +53,10 @@ class Clause:
 
 def draw_clause(label: Label, random_: random.Random) -> Clause:
     """A clause with this meaning; quantity and twist are drawn freely, the movement then follows."""
-    quantity = random_.choice(QUANTITIES)
-    special = not quantity.good and random_.random() < SPECIAL_SHARE
-    movements = [movement for movement in MOVEMENTS if movement.of_bad == special]
+    kind = random_.choices(list(KINDS), weights=list(KINDS.values()))[0]
+    quantity = random_.choice([quantity for quantity in QUANTITIES if quantity.kind == kind])
+    special = kind == "tone" or (kind == "bad" and random_.random() < SPECIAL_SHARE)
+    movements = [movement for movement in MOVEMENTS if movement.of == (kind if special else None)]
     if label is Label.NEUTRAL:
         return Clause(quantity, random_.choice(movements), random_.choice(STILL))
     twist = random_.choices(TWISTS, weights=(66, 6, 20, 8))[0]
@@ -60,7 +67,7 @@ def draw_clause(label: Label, random_: random.Random) -> Clause:
 def say(clause: Clause, random_: random.Random) -> str:
     """The clause in words, without capital or full stop; one of several wordings."""
     quantity, movement = clause.quantity, clause.movement
-    subject = f"{quantity.name} {_place(random_)}" if random_.random() < 0.2 else quantity.name
+    subject = f"{quantity.name} {_place(random_)}" if random_.random() < 0.15 else quantity.name
     expectation = random_.choice(EXPECTATIONS)
     wordings = {
         "plain": (f"{subject} {movement.past}", f"{subject} clearly {movement.past}"),

@@ -8,13 +8,22 @@ from typing import Literal
 Split = Literal["train", "validation"]
 
 
+Kind = Literal["tone", "good", "bad"]
+"""What a subject is: one that gets better or worse, or a quantity of which more is good, or bad."""
+
+
 @dataclass(frozen=True)
 class Quantity:
-    """Something a company reports; ``good`` says whether more of it is good news."""
+    """Something a company reports."""
 
     name: str
-    good: bool
-    plural: bool
+    kind: Kind
+    plural: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether more of it is good news."""
+        return self.kind != "bad"
 
     @property
     def was(self) -> str:
@@ -24,62 +33,56 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Movement:
-    """A change, up or down, as past and infinitive; ``of_bad`` marks the verbs said of costs and debts only."""
+    """A change, up or down, as past and infinitive; ``of`` names the only kind of subject it is said of."""
 
     past: str
     infinitive: str
     up: bool
-    of_bad: bool = False
+    of: Kind | None = None
 
 
 QUANTITIES = (
-    Quantity("profit", good=True, plural=False),
-    Quantity("revenue", good=True, plural=False),
-    Quantity("income", good=True, plural=False),
-    Quantity("demand", good=True, plural=False),
-    Quantity("sales", good=True, plural=True),
-    Quantity("debt", good=False, plural=False),
-    Quantity("waste", good=False, plural=False),
-    Quantity("costs", good=False, plural=True),
-    Quantity("losses", good=False, plural=True),
+    Quantity("the outlook", "tone"),
+    Quantity("the order book", "tone"),
+    Quantity("trading", "tone"),
+    Quantity("business", "tone"),
+    Quantity("margins", "tone", plural=True),
+    Quantity("profit", "good"),
+    Quantity("revenue", "good"),
+    Quantity("demand", "good"),
+    Quantity("sales", "good", plural=True),
+    Quantity("debt", "bad"),
+    Quantity("waste", "bad"),
+    Quantity("costs", "bad", plural=True),
+    Quantity("losses", "bad", plural=True),
 )
 
 MOVEMENTS = (
+    Movement("improved", "improve", up=True, of="tone"),
+    Movement("strengthened", "strengthen", up=True, of="tone"),
+    Movement("recovered", "recover", up=True, of="tone"),
+    Movement("worsened", "worsen", up=False, of="tone"),
+    Movement("weakened", "weaken", up=False, of="tone"),
+    Movement("suffered", "suffer", up=False, of="tone"),
     Movement("rose", "rise", up=True),
     Movement("grew", "grow", up=True),
     Movement("climbed", "climb", up=True),
     Movement("fell", "fall", up=False),
     Movement("dropped", "drop", up=False),
     Movement("declined", "decline", up=False),
-    Movement("mounted", "mount", up=True, of_bad=True),
-    Movement("swelled", "swell", up=True, of_bad=True),
-    Movement("eased", "ease", up=False, of_bad=True),
-    Movement("narrowed", "narrow", up=False, of_bad=True),
+    Movement("mounted", "mount", up=True, of="bad"),
+    Movement("swelled", "swell", up=True, of="bad"),
+    Movement("eased", "ease", up=False, of="bad"),
+    Movement("narrowed", "narrow", up=False, of="bad"),
 )
 
-EXPECTATIONS = ("expected", "forecast", "predicted", "planned", "analysts had expected", "the board had planned")
+EXPECTATIONS = ("expected", "hoped", "planned", "feared")
 
 COMPANIES: dict[Split, tuple[str, ...]] = {
-    "train": (
-        "Northfield", "Harbor Foods", "Calder Steel", "Ostrava Mills", "Bright Line", "Kestrel Air", "Lowell Bank",
-        "Ridge Motors", "Tamar Energy", "Velden Paper", "Marlow Shipping", "Quarry Stone", "Fenwick", "Aldous Glass",
-    ),
-    "validation": (
-        "Northfield", "Calder Steel", "Kestrel Air", "Lowell Bank", "Tamar Energy", "Fenwick", "Summit Rail",
-        "Hollin Textiles", "Garnet Oil", "Weaver and Sons",
-    ),
-}  # fmt: skip
+    "train": ("Northfield", "Harbor", "Calder", "Mills", "Bright", "Kestrel", "Lowell", "Ridge", "Marlow", "Stone"),
+    "validation": ("Northfield", "Calder", "Kestrel", "Marlow", "Summit", "Garnet", "Weaver"),
+}
 
-PERIODS = (
-    "the first quarter", "the second quarter", "the third quarter", "the last quarter", "the first half",
-    "the second half", "the year to March", "the year to June", "the summer", "the winter",
-)  # fmt: skip
+PERIODS = ("in March", "in May", "in June", "in July", "last year", "this year", "this summer", "last winter")
 
-UNITS = (
-    "the northern unit",
-    "the export arm",
-    "the home market",
-    "the retail chain",
-    "the main plant",
-    "the new branch",
-)
+UNITS = ("home", "the main plant", "the new branch")

@@ -50,13 +50,15 @@ class Final:
     evaluation: Evaluation
     test: Evaluation | None
     best_step: int
+    allocator_calls: int
+    """Of the whole run; the best checkpoint, once taken up, only counts its own."""
 
 
 def final_evaluation(ready: Ready, loop: Loop) -> Final:
     """Take up the best checkpoint, score it on the validation rows (and the test rows), write the predictions."""
     session, sets = ready.session, ready.sets
     session.reporter.heading(5)
-    best, step = loop.progress.best, loop.progress.step
+    best, step, calls = loop.progress.best, loop.progress.step, loop.trained.engine.allocator_calls
     if best is not None and session.config.evaluation.load_best_model_at_end and best["step"] != step:
         load_checkpoint(session.paths.checkpoints / f"step-{best['step']}", loop.trained, weights_only=True)
         session.reporter.line(
@@ -81,7 +83,7 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
         write_predictions(session.paths.root / "test_predictions.jsonl", session.data.test, test.predictions)
         session.reporter.line(f"test, {test.rows:,} rows")
         session.reporter.line(metrics_table(plain_metrics(test.metrics)))
-    return Final(examples, evaluation, test, step)
+    return Final(examples, evaluation, test, step, calls)
 
 
 def _rows_to_prove(data: PreparedData, sets: dict[str, TokenizedSet], split: str) -> tuple[list[Example], TokenizedSet]:
@@ -115,13 +117,11 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         card=outputs.card_facts(config, session.data, engine, metrics, parameters, session.outline.base),
         adapter_name=config.adapter.adapter_name,
     )
-    base_bytes = sum(
-        p.numel() * p.element_size() for p in adapted.model.get_base_model().parameters() if not p.requires_grad
-    )
+    whole = directory_size(session.paths.adapter)
     session.reporter.line(
-        f"adapter {size / 1e3:,.0f} kB, {directory_size(session.paths.adapter) / 1e3:,.0f} kB with its tokenizer"
+        f"adapter {size / 1e3:,.0f} kB ({whole / 1e3:,.0f} kB with its tokenizer), "
+        f"base {adapted.base_bytes / 1e3:,.0f} kB"
     )
-    session.reporter.line(f"base {base_bytes / 1e3:,.0f} kB")
     proof = prove_reload(
         session.paths.adapter,
         examples=final.examples,
@@ -136,21 +136,14 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         trust_remote_code=config.model.trust_remote_code,
     )
     session.timings["reload"] = proof.seconds
-    summary = _summary(
-        session,
-        loop,
-        engine,
-        metrics,
-        parameters | {"saved": outputs.saved_numbers(session.paths.adapter)},
-        proof,
-        final,
-    )
+    parameters |= {"saved": outputs.saved_numbers(session.paths.adapter)}
+    summary = _summary(session, loop, engine, metrics, parameters, proof, final)
     write_json(session.paths.root / "summary.json", summary)
-    loop.journal.close()
     session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
     if not proof.identical:
         raise AdapterError(
-            f"the reloaded adapter differs in {proof.mismatches} of {proof.rows} predictions, first {proof.first_mismatch}"
+            f"the reloaded adapter differs in {proof.mismatches} of {proof.rows} predictions; "
+            f"the first: {proof.first_mismatch}"
         )
     session.reporter.line(
         f"reloaded with plain PEFT in a new process: {proof.rows:,} of {proof.rows:,} predictions identical"
@@ -185,7 +178,7 @@ def _summary(
         "best_step": final.best_step,
         "total_steps": engine.schedule.total_step,
         "freeze_step": engine.schedule.freeze_step,
-        "allocator_calls": engine.allocator_calls,
+        "allocator_calls": final.allocator_calls,
         "skipped_steps": loop.progress.skipped,
         "evaluations": loop.progress.evaluations,
         "confusion": final.evaluation.confusion,

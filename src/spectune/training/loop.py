@@ -58,13 +58,17 @@ class Loop:
     losses: PhaseLosses = field(default_factory=PhaseLosses)
     latest: tuple[int, Evaluation] | None = None
     """Step and result of the last evaluation."""
+    pending: list[StepResult] = field(default_factory=list)
+    """Steps since the last log, still on the device."""
+    unlogged: list[list[float]] = field(default_factory=list)
+    """Steps since the last log that a save has read already: loss, penalty, skipped."""
     allocations: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
     """Step, budget, mask and threshold of allocations not yet in the journal."""
 
     def train(self) -> None:
         """Run to the last step, or until the metric has stopped to improve."""
         engine, schedule = self.trained.engine, self.trained.engine.schedule
-        pace, pending = Pace(self.progress.step, schedule.total_step), []
+        pace = Pace(self.progress.step, schedule.total_step)
         windows = iter(self.loader)
         self.model.train()
         while self.progress.step < schedule.total_step:
@@ -82,13 +86,12 @@ class Loop:
                 options=self.options,
             )
             self.progress.step = step
-            pending.append(result)
+            self.pending.append(result)
             pace.add(window.source_tokens + window.target_tokens)
             if result.budget is not None:
                 self._allocated(step, result.budget)
             if self._logs(step):
-                self._log(step, pending, pace, window.epoch)
-                pending = []
+                self._log(step, pace, window.epoch)
             if self._at_evaluation(step) | self._at_save(step) and self._finished_early():
                 break
 
@@ -125,10 +128,18 @@ class Loop:
         last = step == schedule.total_step or schedule.phase(step + 1) != schedule.phase(step)
         return last or step % self.config.train.logging_steps == 0
 
-    def _log(self, step: int, pending: list[StepResult], pace: Pace, epoch: float) -> None:
+    def _read(self) -> None:
         """The one place that reads the device: losses, penalties and skips since the last time, together."""
         self._write_allocations()
-        rows = torch.stack([torch.stack([r.loss, r.penalty, r.skipped.float()]) for r in pending]).tolist()
+        if self.pending:
+            rows = torch.stack([torch.stack([r.loss, r.penalty, r.skipped.float()]) for r in self.pending])
+            self.unlogged += rows.tolist()
+            self.pending.clear()
+
+    def _log(self, step: int, pace: Pace, epoch: float) -> None:
+        """Means since the last log, to the journal and the screen."""
+        self._read()
+        rows, self.unlogged = self.unlogged, []
         self._count_skips([bool(skipped) for _, _, skipped in rows])
         taken = [(loss, penalty) for loss, penalty, skipped in rows if not skipped] or [(float("nan"),) * 2]
         loss, penalty = (sum(column) / len(taken) for column in zip(*taken, strict=True))
@@ -204,12 +215,13 @@ class Loop:
         is_best = self.progress.best is not None and self.progress.best["step"] == step
         if not (due or is_best or step == total):
             return False
-        self._write_allocations()
+        self._read()
         self.journal.write("save", step)
         path = self.checkpoints / f"step-{step}"
         state = {
             "loop": vars(self.progress),
             "losses": self.losses.state_dict(),
+            "unlogged": self.unlogged,
             "loader": self.loader.state_dict(),
             "journal": self.journal.position,
             "identity": self.identity,

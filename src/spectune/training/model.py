@@ -26,6 +26,7 @@ class Adapted:
     engine: AdaLoraEngine
     trainable: int
     total: int
+    base_bytes: int
 
 
 def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -82,13 +83,14 @@ def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, 
         lora_dropout=config.lora_dropout,
         revision=revision,
     )
+    base_bytes = sum(parameter.numel() * parameter.element_size() for parameter in base.parameters())
     with warnings.catch_warnings():  # PEFT asks transformers by a name that it will drop
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         model = get_peft_model(base, peft_config, adapter_name=config.adapter_name, revision=revision)
     assert isinstance(model, PeftModel)
     engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning)
     trainable, total = model.get_nb_trainable_parameters()
-    return Adapted(model, engine, trainable, total)
+    return Adapted(model, engine, trainable, total, base_bytes)
 
 
 def _first_line(error: BaseException) -> str:

@@ -42,6 +42,7 @@ def resume_run(session: Session, loop: Loop, resume: bool | str) -> None:
     saved = load_checkpoint(path, loop.trained)
     loop.loader.load_state_dict(saved["loader"])
     loop.losses.load_state_dict(saved["losses"])
+    loop.unlogged = saved["unlogged"]
     loop.progress = Progress(**saved["loop"])
     loop.journal.rewind(saved["journal"])
     session.reporter.line(f"resumed from {path.name}")

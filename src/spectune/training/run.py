@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hub_logging
 
@@ -61,10 +63,11 @@ def train_run(config: RunConfig, outline: Outline, *, resume: bool | str, report
     settings = resolve_settings(config.evaluation, _longest_target(config, sets))
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready)
-    if not resume:
-        _initialize(ready, loop)
-    _start(session, loop, resume)
-    return save_and_prove(ready, loop, final_evaluation(ready, loop))
+    with closing(loop.journal):
+        if not resume:
+            _initialize(ready, loop)
+        _start(session, loop, resume)
+        return save_and_prove(ready, loop, final_evaluation(ready, loop))
 
 
 def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, TokenizedSet]]:
@@ -126,6 +129,7 @@ def _seed(seed: int) -> None:
 def _make_loop(ready: Ready) -> Loop:
     session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
+    AcceleratorState._reset_state()  # a process may run several trainings, with another precision each
     accelerator = Accelerator(cpu=session.device.type == "cpu", mixed_precision=train.mixed_precision)
     if accelerator.num_processes > 1:
         raise ConfigError("this version trains in one process; start it without torchrun or accelerate launch")

@@ -1,0 +1,167 @@
+"""Whole runs on tiny models: what is written, what is promised, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import PeftConfig, PeftModel
+from safetensors.torch import load_file
+from tests.training.conftest import Run, journal
+from transformers import AutoModelForSeq2SeqLM
+
+import spectune
+from spectune.errors import ConfigError, RunError
+from spectune.files import sha256, verify_manifest
+
+
+@pytest.mark.parametrize("base", ["t5", "bart"])
+def test_a_run_leaves_what_the_contract_says(run: Run, base: str) -> None:
+    result = run(base=base, data={"max_source_length": 48}, evaluation={"eval_strategy": "steps", "eval_steps": 5, "eval_on_start": True})
+    summary = json.loads((result.directory / "summary.json").read_text("utf-8"))
+    assert summary["reload_identical"] is True
+    assert summary["reload"]["mismatches"] == 0
+    assert summary["total_steps"] == summary["allocator_calls"] == 14
+    assert summary["freeze_step"] == 8
+    matrices = len(summary["ranks"])
+    assert sum(summary["ranks"].values()) == 2 * matrices
+    assert {"exact_match", "accuracy", "macro_f1", "non_label_share", "eval_loss"} == set(summary["metrics"])
+    assert all(metric["signature"] for metric in summary["metrics"].values())
+    assert set(summary["phases"]) == {"warm-up", "decrease", "frozen"}
+    assert summary["parameters"]["saved"] < summary["parameters"]["trainable"] < summary["parameters"]["total"]
+    verify_manifest(result.adapter)
+    for name in ("run.yaml", "predictions.jsonl", "adapter/README.md", "adapter/importance.safetensors"):
+        assert (result.directory / name).stat().st_size > 0
+    events = journal(result)
+    assert [e["step"] for e in events if e["event"] == "evaluation"] == [0, 5, 10, 14]
+    assert [e["step"] for e in events if e["event"] == "phase"] == [1, 3, 9]
+    allocations = [e for e in events if e["event"] == "allocation"]
+    assert [e["step"] for e in allocations] == [4, 6, 8]
+    assert all(sum(e["ranks"].values()) == e["budget"] for e in allocations)
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_the_adapter_loads_with_plain_peft(run: Run, bases: dict[str, Path]) -> None:
+    result = run()
+    config = PeftConfig.from_pretrained(str(result.adapter))
+    assert config.base_model_name_or_path == str(bases["t5"])
+    model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(bases["t5"]), str(result.adapter))
+    ranks = {
+        name: module.lora_E["default"].shape[0]
+        for name, module in model.get_base_model().named_modules()
+        if hasattr(module, "lora_E")
+    }
+    assert ranks == result.summary["ranks"]
+    scores = load_file(result.adapter / "importance.safetensors")
+    assert {name: len(values) for name, values in scores.items()} == dict.fromkeys(ranks, 4)
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_same_seed_same_bytes(run: Run, tmp_path: Path) -> None:
+    first, second = (run(train={"output_dir": str(tmp_path / name)}) for name in "ab")
+    other = run(train={"output_dir": str(tmp_path / "c"), "seed": 7})
+    weights = [sha256(result.adapter / "adapter_model.safetensors") for result in (first, second, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "accumulation": {"train": {"gradient_accumulation_steps": 3}},
+    "peft order": {"adapter": {"call_order": "peft"}},
+    "triplet importance": {"adapter": {"importance": "triplet"}},
+    "permanent pruning": {"adapter": {"pruning": "permanent"}},
+    "cross entropy scores": {"adapter": {"penalty_in_scores": False}},
+    "dropout and smoothing": {"adapter": {"lora_dropout": 0.2}, "train": {"label_smoothing_factor": 0.1}},
+    "orthonormal": {"adapter": {"init": "orthonormal"}},
+    "gradient": {"adapter": {"init": "gradient"}},
+    "checkpointing": {"train": {"gradient_checkpointing": True}},
+    "name": {"adapter": {"adapter_name": "en"}},
+    "saved module": {"adapter": {"modules_to_save": ["final_layer_norm"], "target_modules": "attention"}},
+    "padded": {"data": {"padding": "max_length", "max_source_length": 32}},
+    "beams": {"evaluation": {"num_beams": 3, "no_repeat_ngram_size": 2}},
+    "no validation": {"data": {"validation_split": None}},
+    "equal ranks": {"adapter": {"init_r": 2}},
+    "bfloat16": {"model": {"dtype": "bfloat16"}},
+    "autocast": {"train": {"mixed_precision": "bf16"}},
+}
+
+
+@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_every_option_ends_at_its_budget_and_reloads(run: Run, variant: str) -> None:
+    summary = run(**VARIANTS[variant]).summary
+    assert summary["reload_identical"] is True
+    assert sum(summary["ranks"].values()) == 2 * len(summary["ranks"])
+    assert summary["allocator_calls"] == 14
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_the_best_checkpoint_after_the_freeze_is_what_is_saved(run: Run) -> None:
+    result = run(
+        evaluation={"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"},
+        train={"save_total_limit": 1},
+    )
+    candidates = {row["step"]: row["eval_loss"] for row in result.summary["evaluations"] if row["step"] >= 8}
+    best = min(candidates, key=lambda step: candidates[step])
+    assert result.summary["best_step"] == best
+    assert result.metrics["eval_loss"] == pytest.approx(candidates[best], abs=1e-6)
+    assert {path.name for path in (result.directory / "checkpoints").iterdir()} == {f"step-{best}", "step-14"}
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_early_stopping_waits_for_the_freeze(run: Run) -> None:
+    result = run(
+        evaluation={
+            "eval_strategy": "steps",
+            "eval_steps": 1,
+            "metric_for_best_model": "exact_match",
+            "early_stopping_patience": 2,
+        },
+        train={"learning_rate": 1e-9},
+    )
+    last = max(row["step"] for row in result.summary["evaluations"])
+    assert last == 8 + 2
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_a_second_run_needs_a_word(run: Run) -> None:
+    first = run()
+    before = sha256(first.adapter / "adapter_model.safetensors")
+    with pytest.raises(RunError, match="--resume continues it, --overwrite deletes it"):
+        run()
+    assert sha256(first.adapter / "adapter_model.safetensors") == before
+    again = run(overwrite=True, train={"seed": 3})
+    assert sha256(again.adapter / "adapter_model.safetensors") != before
+
+
+def test_a_metric_that_is_not_computed_is_refused_before_loading(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="metric_for_best_model bleu is not among"):
+        run(evaluation={"metric_for_best_model": "bleu"})
+    assert not (tmp_path / "run" / "run.yaml").exists()
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_evaluate_and_predict_agree_with_the_run(run: Run, table: Path) -> None:
+    result = run()
+    loaded = spectune.load(result.adapter)
+    evaluation = spectune.evaluate(loaded, table)
+    texts = [line.rsplit(",", 1)[0] for line in table.read_text("utf-8").splitlines()[1:]]
+    assert spectune.predict(loaded, texts) == evaluation.predictions
+    assert evaluation.rows == 46
+    assert spectune.predict(loaded, []) == []
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_losses_of_the_journal_are_cross_entropy_alone(run: Run, tmp_path: Path) -> None:
+    heavy, light = (
+        run(
+            adapter={"orth_reg_weight": weight, "tinit": 0, "tfinal": 0},
+            train={"max_steps": 2, "logging_steps": 1, "output_dir": str(tmp_path / str(weight))},
+        )
+        for weight in (50.0, 0.0)
+    )
+    first = [next(e for e in journal(result) if e["event"] == "step") for result in (heavy, light)]
+    assert first[0]["loss"] == first[1]["loss"]
+    assert first[1]["penalty"] == 0.0
+    assert first[0]["penalty"] > first[0]["loss"]

@@ -1,0 +1,101 @@
+"""Journal, phases, directory, whole-or-nothing files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spectune.adapter.initialization import leading
+from spectune.errors import RunError
+from spectune.files import verify_manifest, whole_directory, write_text
+from spectune.training.directory import RunDirectory
+from spectune.training.journal import Journal
+from spectune.training.phases import PhaseLosses
+
+
+def test_a_rewound_journal_has_no_double_entries(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("step", 1, loss=2.0)
+    position = journal.position
+    journal.write("step", 2, loss=1.0)
+    journal.close()
+    resumed = Journal(tmp_path / "journal.jsonl")
+    resumed.rewind(position)
+    resumed.write("step", 2, loss=1.0)
+    resumed.close()
+    lines = (tmp_path / "journal.jsonl").read_text("utf-8").splitlines()
+    assert lines == ['{"event": "step", "step": 1, "loss": 2.0}', '{"event": "step", "step": 2, "loss": 1.0}']
+
+
+def test_phases_keep_first_and_last_and_warn_of_a_rise() -> None:
+    losses = PhaseLosses()
+    for phase, mean in [("warm-up", 3.0), ("warm-up", 2.0), ("decrease", 2.2), ("decrease", 2.3), ("decrease", 2.5)]:
+        losses.add(phase, mean)
+    assert losses.summary() == {"warm-up": {"first": 3.0, "last": 2.0}, "decrease": {"first": 2.2, "last": 2.5}}
+    warning = losses.warning()
+    assert warning is not None
+    assert "from 2.0000 at the end of the warm-up to 2.5000" in warning
+    restored = PhaseLosses()
+    restored.load_state_dict(losses.state_dict())
+    assert restored.summary() == losses.summary()
+    losses.add("decrease", 1.9)
+    assert losses.warning() is None
+
+
+def test_a_failed_write_leaves_the_old_directory(tmp_path: Path) -> None:
+    final = tmp_path / "adapter"
+    with whole_directory(final) as partial:
+        write_text(partial / "a.txt", "old")
+
+    def fail() -> None:
+        with whole_directory(final) as partial:
+            write_text(partial / "a.txt", "new")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    verify_manifest(final)
+    assert (final / "a.txt").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+def test_damage_is_seen(tmp_path: Path, damage: str) -> None:
+    final = tmp_path / "x"
+    with whole_directory(final) as partial:
+        write_text(partial / "a.txt", "content")
+    if damage == "flip":
+        (final / "a.txt").write_text("contenu")
+    elif damage == "cut":
+        (final / "a.txt").write_text("conten")
+    else:
+        (final / ("a.txt" if damage == "remove" else "manifest.json")).unlink()
+    with pytest.raises(RunError, match=r"a\.txt|manifest"):
+        verify_manifest(final)
+
+
+def test_other_peoples_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "summary.json").write_text("{}")
+    RunDirectory(tmp_path).prepare(resume=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        RunDirectory(tmp_path / "run").check(resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (1100, 1030)])
+def test_leading_vectors_span_a_low_rank_gradient(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradient = torch.randn(shape[0], 2, generator=generator) @ torch.randn(2, shape[1], generator=generator)
+    outputs, queries = leading(gradient, 3)
+    torch.testing.assert_close(outputs @ outputs.t(), torch.eye(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(queries @ queries.t(), torch.eye(3), atol=1e-5, rtol=0)
+    rebuilt = outputs.t() @ (outputs @ gradient @ queries.t()) @ queries
+    torch.testing.assert_close(rebuilt, gradient, atol=1e-3, rtol=1e-3)
