@@ -12,10 +12,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "spectune"
 FILES = sorted(SOURCE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 
-_PLAIN = {"errors", "config", "yaml_text", "runfile"}
+_PLAIN = {"errors", "config", "yaml_text", "runfile", "files"}
 _MIDDLE = {"training", "evaluation", "report", "formats"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "files": {"errors"},
     "config": {"errors"},
     "yaml_text": {"errors"},
     "runfile": _PLAIN,
@@ -25,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "base_model": {"errors", "config", "starter"},
     "report": {"errors", "adapter"},
     "formats": {"errors", "config", "adapter", "data"},
-    "evaluation": {"errors", "config", "adapter", "data"},
+    "evaluation": {"errors", "config", "files", "adapter", "data"},
     "training": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning"},
     "integrations": {"errors", "adapter"},
     "planning": {*_PLAIN, "adapter", "data", "base_model", "training"},

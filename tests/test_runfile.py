@@ -127,7 +127,7 @@ MISTAKES = [
     (MINIMAL + "adapter: {init_r: 4, target_r: 8}\n", "adapter: init_r 4 is below target_r 8"),
     (MINIMAL + "train: {learning_rate: .nan}\n", "train.learning_rate: nan is not a finite number"),
     (MINIMAL + "train: {learning_rate: -1}\n", "train.learning_rate: -1 is not more than 0"),
-    (MINIMAL + "train: {mixed_precision: fp8}\n", "'fp8' is not one of 'no' or 'bf16'"),
+    (MINIMAL + "train: {mixed_precision: fp8}\n", "'fp8' is not 'no' or 'bf16'"),
     (MINIMAL + "train: {use_cpu: 1}\n", "train.use_cpu: 1 is not true or false"),
     (MINIMAL + "evaluation: {eval_strategy: steps}\n", "evaluation: eval_strategy steps needs eval_steps"),
     ("model: {model_name_or_path: m}\ndata: {text_column: t}\n", "data: give either train_file or dataset_name"),

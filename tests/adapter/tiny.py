@@ -35,6 +35,7 @@ _BART = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "activation_dropout": 0.0,
+    "init_std": 0.2,
 }
 
 
@@ -61,15 +62,16 @@ def options(model: nn.Module, **changes: Any) -> AdaLoraConfig:
 
 
 def adapted(model: Any, name: str = "default", spread: float = 0.0, **changes: Any) -> PeftModel:
-    """Plain PEFT's AdaLoRA in training mode; `spread` gives λ that standard deviation, so that ΔW is not 0."""
+    """Plain PEFT's AdaLoRA in training mode; `spread` draws all entries with that deviation, so that ΔW is not 0."""
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Adapter name '.*' should not be contained in the prefix")
         peft_model: PeftModel = get_peft_model(model, options(model, **changes), adapter_name=name)
     if spread:
         with torch.no_grad():
-            for entry in entries(peft_model, "lora_E", name).values():
-                entry.normal_(std=spread)
+            for kind in ("lora_A", "lora_B", "lora_E"):
+                for entry in entries(peft_model, kind, name).values():
+                    entry.normal_(std=spread)
     peft_model.train()
     return peft_model
 
@@ -131,9 +133,9 @@ def load_plain(family: str, directory: Path, dtype: torch.dtype = torch.float32,
 
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, foreach=True),
-    "fused": lambda parameters: torch.optim.AdamW(parameters, lr=5e-3, fused=True),
-    "nadam": lambda parameters: torch.optim.NAdam(parameters, lr=5e-3),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, foreach=True),
+    "fused": lambda parameters: torch.optim.AdamW(parameters, lr=1e-2, fused=True),
+    "nadam": lambda parameters: torch.optim.NAdam(parameters, lr=1e-2),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=5e-2, momentum=0.9),
 }
 

@@ -92,7 +92,7 @@ def test_matrices_that_lose_every_triplet(whole_width: bool, tmp_path: Any) -> N
             wide = [n for n, m in enumerate(engine.store.matrices) if m.name.endswith(("wi", "wo"))]
             favoured = ~torch.isin(bank.triplets // engine.schedule.init_r, torch.tensor(wide))
         smooth[~favoured] = 0.0
-    steps_of_paper(model, engine, optimizer, [FREEZE])
+    engine.reallocate(FREEZE)
     before = logits(model)
     engine.compact(optimizer)
     assert 0 in engine.ranks().values()

@@ -103,6 +103,7 @@ def test_saved_at_any_time(family: str, tmp_path: Path) -> None:
     ours = steps_of_peft(model, OPTIMIZERS["adamw"](attach(model).parameters()), range(1, LAST), after=check)
     assert_same(ours, of_peft(family, "adamw"))
     assert {1, 8, FREEZE, 24} <= set(checked)
+    assert (logits(model) - logits(base(family))).abs().max() > 0.1, "training did something"
 
 
 @pytest.mark.parametrize("name", ["en", "lora", "e"])

@@ -1,13 +1,12 @@
-"""What PEFT's objects become while the engine is attached: mixins over PEFT's own classes, and aliases of bank rows.
+"""What PEFT's objects become while the engine is attached: mixins over PEFT's own classes.
 
-PEFT's entries (`lora_A["default"]`, …) are frozen Parameters over rows of the banks, so that saving, merging and
-inspecting go on as in PEFT; forward and training go through the banks.
+Forward and training go through the banks; saving, merging and inspecting go on as in PEFT, over `peft_entries`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import new_class
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.linear import Factors, adapted_linear, added
-from spectune.adapter.store import TripletStore
+from spectune.adapter.peft_entries import sync_rank_pattern
 from spectune.errors import AdapterError
 
 
@@ -132,6 +131,12 @@ class HostedTuner:
         cast(Any, super()).__setstate__(saved)
         self.engine.follow()
 
+    def inject_adapter(self, *args: Any, **kwargs: Any) -> None:
+        """As PEFT: another adapter is loaded, and what was trainable stays trainable."""
+        trainable = self.engine.store.values.rows.requires_grad
+        cast(Any, super()).inject_adapter(*args, **kwargs)
+        self._set_trainable(trainable)
+
     def delete_adapter(self, adapter_name: str) -> None:
         """As PEFT, for other adapters than the engine's."""
         if adapter_name == self.hosted_adapter:
@@ -211,64 +216,6 @@ class HostedPeftModel:
         with warnings.catch_warnings():  # PEFT takes a matrix of rank 0 for a shard that was not gathered
             warnings.filterwarnings("ignore", message=".*LoRA tensor\\(s\\) have invalid shape.*")
             cast(Any, super()).save_pretrained(*args, **kwargs)
-
-
-def sync_rank_pattern(tuner: Any) -> None:
-    """Write the survivors into PEFT's configuration: for each matrix, which of init_r slots a save holds."""
-    config = tuner.peft_config[tuner.hosted_adapter]
-    config.rank_pattern = rank_pattern(tuner.engine)
-
-
-def rank_pattern(engine: AdaLoraEngine) -> dict[str, list[bool]] | None:
-    """PEFT's `rank_pattern`, keyed without adapter name; None while all of init_r is alive. Reads the device."""
-    pattern = {}
-    for matrix, saved in zip(engine.store.matrices, engine.saved(), strict=True):
-        alive = {slot for slot, stays in zip(matrix.slots, saved, strict=True) if stays}
-        pattern[f"{matrix.name}.lora_E"] = [slot in alive for slot in range(engine.schedule.init_r)]
-    return None if all(all(slots) for slots in pattern.values()) else pattern
-
-
-def make_aliases(store: TripletStore) -> None:
-    """Replace PEFT's entries by frozen Parameters over the banks' rows; they share storage and version counter."""
-    for entries, view in _views(store):
-        entries[store.adapter_name] = nn.Parameter(view, requires_grad=False)
-
-
-def _views(store: TripletStore) -> Iterator[tuple[Any, Tensor]]:
-    """Each of PEFT's dictionaries of entries, with the view of bank rows that belongs there."""
-    for bank, kind in (
-        (store.values, "lora_E"),
-        *((bank, "lora_A") for bank in store.queries),
-        *((bank, "lora_B") for bank in store.outputs),
-    ):
-        for member, rows in zip(bank.members, bank.rows.detach().split(bank.sizes), strict=True):
-            view = rows.unsqueeze(1) if kind == "lora_E" else rows.t() if kind == "lora_B" else rows
-            yield getattr(store.matrices[member].layer, kind), view
-
-
-class RefreshHook:
-    """Before a call of the inner model itself (not through PEFT): make the parts anew. A class, so that it copies."""
-
-    def __init__(self, store: TripletStore) -> None:
-        self.store = store
-
-    def __call__(self, module: nn.Module, args: Any) -> None:
-        self.store.refresh()
-
-
-class LoadedHook:
-    """After `load_state_dict`: it wrote through the aliases, or (`assign=True`) put other tensors in their place."""
-
-    def __init__(self, store: TripletStore) -> None:
-        self.store = store
-
-    @torch.no_grad()
-    def __call__(self, module: nn.Module, incompatible_keys: Any) -> None:
-        for entries, view in _views(self.store):
-            entry = entries[self.store.adapter_name]
-            if entry.data_ptr() != view.data_ptr():
-                view.copy_(entry)
-        self.store.realias()
 
 
 _HOSTED: dict[tuple[type, type], type] = {}

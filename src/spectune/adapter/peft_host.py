@@ -23,12 +23,9 @@ from spectune.adapter.peft_classes import (
     HostedLayer,
     HostedPeftModel,
     HostedTuner,
-    LoadedHook,
-    RefreshHook,
     hosted_class,
-    make_aliases,
-    sync_rank_pattern,
 )
+from spectune.adapter.peft_entries import LoadedHook, RefreshHook, make_aliases, sync_rank_pattern
 from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.store import Matrix, TripletStore
 from spectune.errors import AdapterError
@@ -176,7 +173,9 @@ def _master(entry: Tensor) -> Tensor:
 
 def _scale(layers: list[tuple[str, Any]], name: str) -> float:
     scales = {
-        layer.scaling[name] / (float(layer.ranknum[name].detach()) + 1e-5) for _, layer in layers if layer.lora_E[name].numel()
+        layer.scaling[name] / (float(layer.ranknum[name].detach()) + 1e-5)
+        for _, layer in layers
+        if layer.lora_E[name].numel()
     }
     if len(scales) > 1:
         raise AdapterError(f"the matrices have different scales ({sorted(scales)}); one lora_alpha is supported")

@@ -1,7 +1,7 @@
 """The sentence frames of each split; no frame serves both.
 
 Slots: ``{main}`` the clause that decides, ``{side}`` a clause that does not (the one conceded with although, while,
-despite the fact that, or overtaken by but, however, yet), ``{company}``, ``{period}``.
+despite the fact that, or overtaken by but, however, yet), ``{company}``, ``{period}``, ``{aside}``.
 """
 
 from __future__ import annotations
@@ -27,31 +27,33 @@ SINGLE: dict[Split, tuple[str, ...]] = {
     ),
 }
 
+# Between a clause and its conjunction stands a period or a company, after the conjunction an aside: otherwise the pair
+# of words at the joint ("weakened although") would tell which clause decides.
 CONTRAST: dict[Split, tuple[str, ...]] = {
     "train": (
-        "{company} said that {side}, but {main}.",
-        "Although {side}, {main}, {company} said.",
-        "{main}, although {side}, {company} wrote.",
-        "{side} at {company}, but {main}.",
-        "While {side} {period}, {main} at {company}.",
-        "{company}: {main}, even though {side}.",
-        "{side} {period}; however, {main}.",
-        "Even though {side}, {main} {period}.",
-        "News from {company}: {side}, yet {main}.",
-        "{main} {period}, while {side}.",
-        "{company} wrote that although {side}, {main}.",
-        "At {company}, {main}, although {side}.",
-        "{side} at {company}; however, {main}.",
-        "{company} said that {side} {period}, yet {main}.",
+        "{company} said that {side} {period}, but {aside} {main}.",
+        "Although {aside} {side} {period}, {main}, {company} said.",
+        "{main} {period}, although {aside} {side}, {company} wrote.",
+        "{side} at {company}, but {aside} {main}.",
+        "While {aside} {side} {period}, {main} at {company}.",
+        "{company}: {main} {period}, even though {aside} {side}.",
+        "{side} {period}; however, {aside} {main}.",
+        "Even though {aside} {side} at {company}, {main} {period}.",
+        "News from {company}: {side} {period}, yet {aside} {main}.",
+        "{main} at {company}, while {aside} {side}.",
+        "{company} wrote that although {aside} {side} {period}, {main}.",
+        "At {company}, {main} {period}, although {aside} {side}.",
+        "{side} at {company}; however, {aside} {main}.",
+        "{company} said that {main} {period}, while {aside} {side}.",
     ),
     "validation": (
-        "{main} {period}, although {side}, {company} said.",
-        "The head of {company} wrote that {side}, but {main}.",
-        "Although {side} at {company}, {main}.",
-        "{company} said that {main}, even though {side}.",
-        "{company}: {side}; however, {main}.",
-        "{company} said that while {side}, {main}.",
-        "At {company}, {side}, yet {main}.",
-        "Even though {side} {period}, {main}, {company} said.",
+        "{main} {period}, while {aside} {side}, {company} said.",
+        "The head of {company} wrote that {side} {period}, but {aside} {main}.",
+        "Although {aside} {side} at {company}, {main} {period}.",
+        "{company} said that {main} {period}, even though {aside} {side}.",
+        "{company}: {side} {period}; however, {aside} {main}.",
+        "{company} said that while {aside} {side} {period}, {main}.",
+        "At {company}, {side} {period}, yet {aside} {main}.",
+        "{main} at {company}, although {aside} {side}.",
     ),
 }

@@ -60,19 +60,13 @@ QUANTITIES = (
 MOVEMENTS = (
     Movement("improved", "improve", up=True, of="tone"),
     Movement("strengthened", "strengthen", up=True, of="tone"),
-    Movement("recovered", "recover", up=True, of="tone"),
     Movement("worsened", "worsen", up=False, of="tone"),
     Movement("weakened", "weaken", up=False, of="tone"),
-    Movement("suffered", "suffer", up=False, of="tone"),
     Movement("rose", "rise", up=True),
     Movement("grew", "grow", up=True),
-    Movement("climbed", "climb", up=True),
     Movement("fell", "fall", up=False),
     Movement("dropped", "drop", up=False),
-    Movement("declined", "decline", up=False),
     Movement("mounted", "mount", up=True, of="bad"),
-    Movement("swelled", "swell", up=True, of="bad"),
-    Movement("eased", "ease", up=False, of="bad"),
     Movement("narrowed", "narrow", up=False, of="bad"),
 )
 
@@ -84,5 +78,7 @@ COMPANIES: dict[Split, tuple[str, ...]] = {
 }
 
 PERIODS = ("in March", "in May", "in June", "in July", "last year", "this year", "this summer", "last winter")
+
+ASIDES = ("overall", "on the whole", "by all accounts", "in the end", "it seems", "as reported")
 
 UNITS = ("home", "the main plant", "the new branch")

@@ -15,22 +15,27 @@ from pathlib import Path
 
 from spectune.starter.sentence_clauses import Label, draw_clause, say
 from spectune.starter.sentence_frames import CONTRAST, SINGLE
-from spectune.starter.sentence_words import COMPANIES, PERIODS, Split
+from spectune.starter.sentence_words import ASIDES, COMPANIES, PERIODS, Split
 
 SEED = 7
-ROWS: dict[Split, int] = {"train": 3600, "validation": 360}
-CONTRAST_SHARE = 0.8
+ROWS: dict[Split, int] = {"train": 4800, "validation": 360}
+CONTRAST_SHARE = 0.6
 
 
 def sentence(label: Label, split: Split, random_: random.Random) -> str:
     """One sentence with this meaning, in a frame of this split."""
     main = say(draw_clause(label, random_), random_)
-    company, period = random_.choice(COMPANIES[split]), random_.choice(PERIODS)
+    words = {
+        "main": main,
+        "company": random_.choice(COMPANIES[split]),
+        "period": random_.choice(PERIODS),
+        "aside": random_.choice(ASIDES),
+    }
+    frames = SINGLE
     if random_.random() < CONTRAST_SHARE:
-        side = say(draw_clause(random_.choice([other for other in Label if other is not label]), random_), random_)
-        text = random_.choice(CONTRAST[split]).format(main=main, side=side, company=company, period=period)
-    else:
-        text = random_.choice(SINGLE[split]).format(main=main, company=company, period=period)
+        frames = CONTRAST
+        words["side"] = say(draw_clause(random_.choice([other for other in Label if other is not label]), random_), random_)
+    text = random_.choice(frames[split]).format(**words)
     return text[0].upper() + text[1:]
 
 

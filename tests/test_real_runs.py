@@ -1,0 +1,105 @@
+"""The command on real public data with the bundled starter: a few hundred steps, generation, reload in a new process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sacrebleu.metrics.bleu import BLEU
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 900
+
+
+def spectune(*arguments: str, data_root: Path | None = None) -> str:
+    """Runs the command as a process of its own and returns what it printed."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    if data_root is not None:
+        environment["SPECTUNE_DATA"] = str(data_root)
+    finished = subprocess.run(
+        [sys.executable, "-m", "spectune", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=TIMEOUT_S,
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return finished.stdout
+
+
+def train(name: str, output: Path, data_root: Path, *overrides: str) -> tuple[str, dict[str, Any]]:
+    """Trains an example with overrides; returns its output and its summary."""
+    printed = spectune(
+        "train", f"examples/starter/{name}.yaml", f"train.output_dir={output}", *overrides, data_root=data_root
+    )
+    return printed, json.loads((output / "summary.json").read_text("utf-8"))
+
+
+def assert_sound(summary: dict[str, Any]) -> None:
+    assert summary["reload_identical"] is True
+    assert summary["allocator_calls"] == summary["total_steps"]
+    assert sum(summary["ranks"].values()) == 8 * len(summary["ranks"])
+    assert len(set(summary["ranks"].values())) > 1
+
+
+def test_film_reviews_are_told_apart(tmp_path: Path, data_root: Path) -> None:
+    printed, summary = train("mr_sentiment", tmp_path / "run", data_root, "train.max_steps=400")
+    assert_sound(summary)
+    assert summary["test"]["rows"] == 1066
+    assert summary["test"]["metrics"]["exact_match"]["value"] >= 0.60
+    for number, heading in enumerate(("Prepare data", "Configure AdaLoRA", "Load and adapt"), start=1):
+        assert f"{number}. {heading}" in printed
+    scored = json.loads(
+        spectune(
+            "evaluate",
+            str(tmp_path / "run" / "adapter"),
+            "--data",
+            str(data_root / "mr_sentiment" / "test.jsonl"),
+            "--json",
+        )
+    )
+    assert scored["metrics"]["exact_match"] == summary["test"]["metrics"]["exact_match"]
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a wonderful , moving film .\ndull , lifeless and far too long .\n", encoding="utf-8")
+    lines = spectune("predict", str(tmp_path / "run" / "adapter"), str(texts)).splitlines()
+    assert [json.loads(line)["text"] for line in lines] == texts.read_text("utf-8").splitlines()
+    assert {json.loads(line)["prediction"] for line in lines} <= {"positive", "negative"}
+
+
+def test_restaurants_are_described(tmp_path: Path, data_root: Path) -> None:
+    _, summary = train("e2e_nlg", tmp_path / "run", data_root, "train.max_steps=400", "evaluation.eval_strategy=no")
+    assert_sound(summary)
+    rows = [json.loads(line) for line in (data_root / "e2e_nlg" / "test.jsonl").read_text("utf-8").splitlines()]
+    references = [row["references"] for row in rows]
+    training = [json.loads(line)["target"] for line in (data_root / "e2e_nlg" / "train.jsonl").open(encoding="utf-8")]
+    assert summary["test"]["rows"] == len(rows) == 630
+    assert summary["test"]["metrics"]["bleu"]["value"] >= best_constant_bleu(training, references) + 5
+
+
+def best_constant_bleu(candidates: list[str], references: list[list[str]], tried: int = 30) -> float:
+    """The best BLEU of one sentence said to every row: of the candidates whose trigrams are the most common."""
+    common = Counter(gram for texts in references for text in texts for gram in trigrams(text))
+    ranked = sorted(set(candidates), key=lambda text: -sum(common[g] for g in trigrams(text)) / (len(text.split()) + 4))
+    width = max(len(texts) for texts in references)
+    streams = [[texts[i] if i < len(texts) else None for texts in references] for i in range(width)]
+    scorer = BLEU(references=streams)  # type: ignore[arg-type]
+    return max(scorer.corpus_score([text] * len(references), None).score for text in ranked[:tried])
+
+
+def trigrams(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return set(zip(words, words[1:], words[2:], strict=False))
+
+
+def test_the_best_constant_is_found() -> None:
+    references = [["a b c d e f"], ["a b c d x y"], ["q r s t u v"]]
+    best = best_constant_bleu(["q r s t u v", "a b c d e f", "z"], references)
+    streams = [[texts[0] for texts in references]]
+    assert best == pytest.approx(BLEU().corpus_score(["a b c d e f"] * 3, streams).score)
