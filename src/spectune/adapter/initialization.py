@@ -61,7 +61,8 @@ def leading(gradient: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def _orthonormal(width: int, rank: int) -> Tensor:
-    return torch.linalg.qr(torch.randn(width, rank))[0]
+    orthonormal: Tensor = torch.linalg.qr(torch.randn(width, rank))[0]
+    return orthonormal
 
 
 def _chunks(matrices: list[Matrix]) -> Iterator[list[Matrix]]:

@@ -1,0 +1,64 @@
+"""The analytic penalty and its gradient, against autograd on the formula."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from spectune.adapter.orthogonality import Penalty, frames, norms_and_gradient
+
+
+def by_autograd(rows: Tensor, sizes: list[int], live: Tensor | None) -> tuple[Tensor, Tensor]:
+    leaf = rows.clone().requires_grad_()
+    masks = (torch.ones(len(rows), dtype=torch.bool) if live is None else live).split(sizes)
+    parts = [part[mask] for part, mask in zip(leaf.split(sizes), masks, strict=True)]
+    total = torch.stack([torch.linalg.norm(part @ part.T - torch.eye(len(part), dtype=rows.dtype)) for part in parts]).sum()
+    return total.detach(), torch.autograd.grad(total, leaf)[0]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "live"),
+    [
+        ([3, 3], None),
+        ([2, 4, 1], None),
+        ([3, 3], [1, 0, 1, 1, 1, 0]),
+        ([2, 4], [1, 1, 0, 0, 1, 0]),
+        ([4], [0, 0, 1, 0]),
+    ],
+)
+def test_value_and_gradient(sizes: list[int], live: list[int] | None) -> None:
+    rows = torch.randn(sum(sizes), 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = None if live is None else torch.tensor(live, dtype=torch.bool)
+    total, gradient = norms_and_gradient(rows, frames(sizes, rows.device, rows.dtype, mask))
+    expected_total, expected = by_autograd(rows, sizes, mask)
+    torch.testing.assert_close(total, expected_total)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_orthonormal_rows_have_no_penalty_and_no_gradient() -> None:
+    rows = torch.eye(6)[:4]
+    total, gradient = norms_and_gradient(rows, frames([2, 2], rows.device, rows.dtype))
+    assert float(total) == 0.0
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("sizes", [[0, 0], [0, 3], [3, 0]])
+def test_matrices_without_triplets(sizes: list[int]) -> None:
+    rows = torch.randn(sum(sizes), 5)
+    total, gradient = norms_and_gradient(rows, frames(sizes, rows.device, rows.dtype))
+    assert gradient.shape == rows.shape
+    assert torch.isfinite(total)
+
+
+def test_differentiable_once() -> None:
+    rows = torch.randn(4, 5, requires_grad=True)
+    layout = frames([2, 2], rows.device, rows.dtype)
+    weight = torch.tensor(3.0, requires_grad=True)
+    penalty = cast(Any, Penalty).apply(0.5, [layout], rows)
+    (gradient,) = torch.autograd.grad(weight * penalty, rows, create_graph=True)
+    torch.testing.assert_close(gradient.detach(), 1.5 * by_autograd(rows.detach(), [2, 2], None)[1])
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
