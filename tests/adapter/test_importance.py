@@ -28,7 +28,11 @@ def test_a_skipped_step_changes_no_bit() -> None:
 
 def test_score_of_a_triplet() -> None:
     """s(λ) + mean s(row of Q) + mean s(column of P), wherever a bank keeps the row."""
-    values, queries, outputs = torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[4.0], [6.0]])
+    values, queries, outputs = (
+        torch.tensor([1.0, 2.0]),
+        torch.tensor([[1.0, 3.0], [5.0, 7.0]]),
+        torch.tensor([[4.0], [6.0]]),
+    )
     ones = [torch.ones_like(t) for t in (values, queries, outputs)]
     numbers = [None, torch.tensor([1, 0]), torch.tensor([0, 1])]
     found = triplet_scores([values, queries, outputs], ones, numbers)

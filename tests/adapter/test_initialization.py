@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.adapter.tiny import base, batch, hosted, logits
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
-from tests.adapter.tiny import base, batch, hosted, logits
 
 
 def test_orthonormal() -> None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
+from tests.adapter.tiny import FREEZE, OPTIMIZERS, SCHEDULE, adapted, base, batch, hosted, load_plain, steps_of_peft
 from torch import nn
 
 from spectune.adapter.peft_host import attach, detach
 from spectune.errors import AdapterError, ConfigError
-from tests.adapter.tiny import FREEZE, OPTIMIZERS, SCHEDULE, adapted, base, batch, hosted, load_plain, steps_of_peft
 
 
 def test_a_model_without_adalora() -> None:

@@ -15,7 +15,9 @@ def by_autograd(rows: Tensor, sizes: list[int], live: Tensor | None) -> tuple[Te
     leaf = rows.clone().requires_grad_()
     masks = (torch.ones(len(rows), dtype=torch.bool) if live is None else live).split(sizes)
     parts = [part[mask] for part, mask in zip(leaf.split(sizes), masks, strict=True)]
-    total = torch.stack([torch.linalg.norm(part @ part.T - torch.eye(len(part), dtype=rows.dtype)) for part in parts]).sum()
+    total = torch.stack(
+        [torch.linalg.norm(part @ part.T - torch.eye(len(part), dtype=rows.dtype)) for part in parts]
+    ).sum()
     return total.detach(), torch.autograd.grad(total, leaf)[0]
 
 

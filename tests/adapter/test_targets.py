@@ -22,8 +22,16 @@ from transformers import (
 from spectune.adapter.targets import default_targets, resolve_targets, role_of
 from spectune.errors import ConfigError
 
-_T5 = {"vocab_size": 50, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 3}
-_BART = {
+_T5: dict[str, Any] = {
+    "vocab_size": 50,
+    "d_model": 16,
+    "d_kv": 4,
+    "d_ff": 24,
+    "num_heads": 4,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+}
+_BART: dict[str, Any] = {
     "vocab_size": 50,
     "d_model": 16,
     "encoder_layers": 2,

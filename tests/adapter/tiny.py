@@ -20,12 +20,19 @@ from spectune.adapter.peft_host import attach
 from spectune.adapter.targets import default_targets
 
 VOCABULARY = 60
-SCHEDULE = {"total_step": 22, "tinit": 4, "tfinal": 6, "deltaT": 2, "init_r": 4, "target_r": 2}
+SCHEDULE: dict[str, Any] = {"total_step": 22, "tinit": 4, "tfinal": 6, "deltaT": 2, "init_r": 4, "target_r": 2}
 FREEZE = 16
 LAST = 25  # some calls past total_step
 
-_T5 = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_heads": 4, "decoder_start_token_id": 0, "dropout_rate": 0.0}
-_BART = {
+_T5: dict[str, Any] = {
+    "d_model": 16,
+    "d_kv": 4,
+    "d_ff": 24,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "dropout_rate": 0.0,
+}
+_BART: dict[str, Any] = {
     "d_model": 16,
     "encoder_attention_heads": 4,
     "decoder_attention_heads": 4,
@@ -48,10 +55,19 @@ def base(family: str, layers: int = 1, dtype: torch.dtype = torch.float32, **cha
 def _base(family: str, layers: int, changes: tuple[tuple[str, Any], ...]) -> Any:
     torch.manual_seed(0)
     if family == "bart":
-        size = {"encoder_layers": layers, "decoder_layers": layers, "vocab_size": VOCABULARY}
-        return BartForConditionalGeneration(BartConfig(**{**_BART, **size, **dict(changes)}))
+        return BartForConditionalGeneration(
+            BartConfig(
+                **{
+                    **_BART,
+                    "encoder_layers": layers,
+                    "decoder_layers": layers,
+                    "vocab_size": VOCABULARY,
+                    **dict(changes),
+                }
+            )
+        )
     feed_forward = "gated-gelu" if family == "gated_t5" else "relu"
-    size = {"num_layers": layers, "vocab_size": VOCABULARY, "feed_forward_proj": feed_forward}
+    size: dict[str, Any] = {"num_layers": layers, "vocab_size": VOCABULARY, "feed_forward_proj": feed_forward}
     return T5ForConditionalGeneration(T5Config(**{**_T5, **size, **dict(changes)}))
 
 
@@ -61,12 +77,12 @@ def options(model: nn.Module, **changes: Any) -> AdaLoraConfig:
     return AdaLoraConfig(**{"target_modules": default_targets(model), **plain, **changes})
 
 
-def adapted(model: Any, name: str = "default", spread: float = 0.0, **changes: Any) -> PeftModel:
+def adapted(model: Any, name: str = "default", spread: float = 0.0, **changes: Any) -> Any:
     """Plain PEFT's AdaLoRA in training mode; `spread` draws all entries with that deviation, so that ΔW is not 0."""
     torch.manual_seed(1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Adapter name '.*' should not be contained in the prefix")
-        peft_model: PeftModel = get_peft_model(model, options(model, **changes), adapter_name=name)
+        peft_model: Any = get_peft_model(model, options(model, **changes), adapter_name=name)
     if spread:
         with torch.no_grad():
             for kind in ("lora_A", "lora_B", "lora_E"):
@@ -118,17 +134,17 @@ def generated(model: Any, step: int = 99) -> Tensor:
     return found
 
 
-def reload(model: Any, directory: Path, family: str, name: str = "default", **kwargs: Any) -> PeftModel:
+def reload(model: Any, directory: Path, family: str, name: str = "default", **kwargs: Any) -> Any:
     """Save, and load with plain PEFT on a fresh base."""
     model.save_pretrained(directory)
     return load_plain(family, directory if name == "default" else directory / name, **kwargs)
 
 
-def load_plain(family: str, directory: Path, dtype: torch.dtype = torch.float32, **kwargs: Any) -> PeftModel:
+def load_plain(family: str, directory: Path, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
     """A saved adapter under plain PEFT, on a fresh base."""
     with warnings.catch_warnings():  # PEFT reads AdaLoRA's pattern as LoRA's, and says that it ignores it
         warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
-        plain: PeftModel = PeftModel.from_pretrained(base(family, dtype=dtype), directory, **kwargs)
+        plain: Any = PeftModel.from_pretrained(base(family, dtype=dtype), directory, **kwargs)
     return plain
 
 

@@ -10,10 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-
-from spectune.adapter.engine import AdaLoraEngine
-from spectune.adapter.peft_host import detach
 from tests.adapter.tiny import (
     FREEZE,
     OPTIMIZERS,
@@ -28,6 +24,10 @@ from tests.adapter.tiny import (
     reload,
     steps_of_peft,
 )
+from torch import nn
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.peft_host import detach
 
 
 def assert_aliased(model: Any, engine: AdaLoraEngine) -> None:
@@ -86,7 +86,9 @@ def test_a_cast_leaves_the_masters() -> None:
         assert torch.equal(parameter, expected)
     assert {entry.dtype for entry in entries(model, "lora_A").values()} == {torch.float32}
     model(**batch(0)).loss.backward()
-    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in engine.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in engine.parameters()
+    )
 
 
 def test_double_precision_takes_the_averages_along() -> None:

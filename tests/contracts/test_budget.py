@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.adapter.tiny import hosted
 
 from spectune.adapter.engine import AdaLoraEngine
-from tests.adapter.tiny import hosted
 
 
 def fill_gradients(engine: AdaLoraEngine, value: float | None, generator: torch.Generator) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-
-from spectune.adapter.engine import AdaLoraEngine
 from tests.adapter.tiny import (
     FREEZE,
     LAST,
@@ -20,6 +18,8 @@ from tests.adapter.tiny import (
     steps_of_paper,
     steps_of_peft,
 )
+
+from spectune.adapter.engine import AdaLoraEngine
 
 
 def survivors(model: Any, engine: AdaLoraEngine) -> dict[str, torch.Tensor]:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from spectune.adapter.peft_host import attach
 from tests.adapter.tiny import (
     FREEZE,
     LAST,
@@ -20,6 +18,8 @@ from tests.adapter.tiny import (
     reload,
     steps_of_peft,
 )
+
+from spectune.adapter.peft_host import attach
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape")  # what PEFT says of rank 0
 STAGES = {"warm-up": 3, "decrease": 10, "end": LAST - 1}

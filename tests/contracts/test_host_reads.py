@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from tests.adapter.tiny import FREEZE, LAST, adapted, base, batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectune.adapter.peft_host import attach
-from tests.adapter.tiny import FREEZE, LAST, adapted, base, batch
 
 READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "masked_select", "unique")
 
@@ -19,7 +19,7 @@ class Operations(TorchDispatchMode):
     """Counts what reaches ATen."""
 
     def __init__(self) -> None:
-        super().__init__()
+        cast(Any, super()).__init__()
         self.count: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -36,7 +36,8 @@ def of_the_frozen_base(family: str, layers: int) -> Counter[str]:
     model = base(family, layers).train()
     model.requires_grad_(False)
     model.enable_input_require_grads()
-    with Operations() as seen:
+    seen = Operations()
+    with seen:
         model(**batch(1)).loss.backward()
     return seen.count
 

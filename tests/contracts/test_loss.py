@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.adapter.tiny import adapted, base, batch, hosted, logits
 from torch import Tensor
 
 from spectune.adapter.engine import AdaLoraEngine
-from tests.adapter.tiny import adapted, base, batch, hosted, logits
 
 
 def gradients(engine: AdaLoraEngine) -> list[Tensor]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.adapter.tiny import FREEZE, LAST, OPTIMIZERS, base, batch, hosted, steps_of_paper
+from tests.reference.paper_adalora import PaperAdaLora, Triplets
 from torch import Tensor, nn
 
 from spectune.adapter.engine import AdaLoraEngine
-from tests.adapter.tiny import FREEZE, LAST, OPTIMIZERS, base, batch, hosted, steps_of_paper
-from tests.reference.paper_adalora import PaperAdaLora, Triplets
 
 
 def reference(family: str, engine: AdaLoraEngine) -> tuple[Any, PaperAdaLora]:

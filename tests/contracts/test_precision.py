@@ -7,10 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
-from spectune.adapter.engine import AdaLoraEngine
-from spectune.adapter.peft_host import attach
 from tests.adapter.tiny import (
     FREEZE,
     OPTIMIZERS,
@@ -24,6 +20,10 @@ from tests.adapter.tiny import (
     logits,
     steps_of_peft,
 )
+from torch import Tensor, nn
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.peft_host import attach
 
 
 def gradients_of_peft(model: nn.Module) -> list[Tensor]:
@@ -46,7 +46,11 @@ def gradients_of_banks(engine: AdaLoraEngine) -> list[Tensor]:
             assert bank.rows.grad is not None
             by_matrix |= dict(zip(bank.members, bank.rows.grad.split(bank.sizes), strict=True))
         found.append(by_matrix)
-    return [part[number].reshape(-1, 1) if part[number].dim() == 1 else part[number] for part in found for number in sorted(part)]
+    return [
+        part[number].reshape(-1, 1) if part[number].dim() == 1 else part[number]
+        for part in found
+        for number in sorted(part)
+    ]
 
 
 def assert_close_gradients(engine: AdaLoraEngine, plain: nn.Module, tolerance: float) -> None:

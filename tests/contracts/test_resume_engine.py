@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.adapter.tiny import FREEZE, OPTIMIZERS, hosted, steps_of_paper, steps_of_peft
 from torch import Tensor
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.errors import AdapterError
-from tests.adapter.tiny import FREEZE, OPTIMIZERS, hosted, steps_of_paper, steps_of_peft
 
 STEPS = {"warm-up": 3, "decrease": 9, "before the freeze": FREEZE - 1, "frozen": FREEZE, "later": FREEZE + 3}
 AFTER = 4
@@ -58,7 +58,7 @@ def through_files(engine: AdaLoraEngine, optimizer: torch.optim.Optimizer) -> tu
         ("compacting", "momentum", {"pruning": "permanent"}),
     ],
 )
-def test_bit_for_bit(order: str, optimizer: str, changes: dict[str, str], stage: str) -> None:
+def test_bit_for_bit(order: str, optimizer: str, changes: dict[str, Any], stage: str) -> None:
     if order != "peft":
         changes = {**changes, "penalty": "step"}
     stop = STEPS[stage]
@@ -79,7 +79,9 @@ def test_bit_for_bit(order: str, optimizer: str, changes: dict[str, str], stage:
 
     expected, found = everything(engine, steps), everything(resumed, again)
     assert expected.keys() == found.keys()
-    different = [name for name, tensor in expected.items() if not torch.equal(tensor.nan_to_num(), found[name].nan_to_num())]
+    different = [
+        name for name, tensor in expected.items() if not torch.equal(tensor.nan_to_num(), found[name].nan_to_num())
+    ]
     assert not different
     assert resumed.ranks() == engine.ranks()
     assert resumed.state_dict()["meta"] == engine.state_dict()["meta"]

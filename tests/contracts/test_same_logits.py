@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
-
-from spectune.adapter.peft_host import attach, detach
 from tests.adapter.tiny import (
     FREEZE,
     OPTIMIZERS,
@@ -26,6 +23,9 @@ from tests.adapter.tiny import (
     reload,
     steps_of_peft,
 )
+from torch import Tensor
+
+from spectune.adapter.peft_host import attach, detach
 
 STAGES = {"warm-up": 3, "decrease": 9, "frozen": FREEZE + 1, "compacted": FREEZE + 1}
 
@@ -123,7 +123,9 @@ def test_numbers_of_parameters() -> None:
     model, engine = hosted("bart")
     trainable, total = model.get_nb_trainable_parameters()
     assert trainable == sum(p.numel() for p in engine.parameters())
-    assert total == trainable + sum(p.numel() for p in base("bart").parameters()) + len(engine.ranks())  # PEFT's ranknum
+    assert total == trainable + sum(p.numel() for p in base("bart").parameters()) + len(
+        engine.ranks()
+    )  # PEFT's ranknum
     optimizer = OPTIMIZERS["adamw"](model.parameters())
     steps_of_peft(model, optimizer, range(1, FREEZE + 1))
     engine.compact(optimizer)

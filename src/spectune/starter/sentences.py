@@ -19,7 +19,7 @@ from spectune.starter.sentence_words import ASIDES, COMPANIES, PERIODS, Split
 
 SEED = 7
 ROWS: dict[Split, int] = {"train": 4800, "validation": 360}
-CONTRAST_SHARE = 0.66
+CONTRAST_SHARE = 0.62
 
 
 def sentence(label: Label, split: Split, random_: random.Random) -> str:
