@@ -1,4 +1,4 @@
-"""The command on real public data with the bundled starter: a few hundred steps, generation, reload in a new process."""
+"""The command on real public data with the bundled starter: a few hundred steps, generation, reload."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def best_constant_bleu(candidates: list[str], references: list[list[str]], tried
     width = max(len(texts) for texts in references)
     streams = [[texts[i] if i < len(texts) else None for texts in references] for i in range(width)]
     scorer = BLEU(references=streams)  # type: ignore[arg-type]
-    return max(scorer.corpus_score([text] * len(references), None).score for text in ranked[:tried])
+    return max(float(scorer.corpus_score([text] * len(references), None).score) for text in ranked[:tried])
 
 
 def trigrams(text: str) -> set[tuple[str, ...]]:

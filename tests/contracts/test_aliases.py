@@ -24,7 +24,6 @@ from tests.adapter.tiny import (
     reload,
     steps_of_peft,
 )
-from torch import nn
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.peft_host import detach
@@ -187,9 +186,9 @@ def load(model: Any, directory: Path, name: str) -> None:
 def test_several_active_adapters_train_as_in_peft(tmp_path: Path) -> None:
     """The formula of several adapters, with gradients, against plain PEFT."""
     adapted(base("t5"), spread=0.3, target_modules=["q", "wo"]).save_pretrained(tmp_path)
-    losses, found = [], []
     model, engine = hosted("t5", spread=0.2)
     plain = adapted(base("t5"), spread=0.2)
+    losses = []
     for each in (plain, model):
         load(each, tmp_path, "other")
         each.base_model.set_adapter(["default", "other"])
@@ -197,14 +196,10 @@ def test_several_active_adapters_train_as_in_peft(tmp_path: Path) -> None:
         loss = each(**batch(0)).loss
         loss.backward()
         losses.append(float(loss.detach()))
-    for kind in ("lora_A", "lora_B", "lora_E"):
-        for (name, theirs), matrix in zip(entries(plain, kind).items(), engine.store.matrices, strict=True):
-            assert name.endswith(matrix.name)
-            found.append(theirs.grad)
-    values = torch.cat([g.flatten() for g in found[-len(engine.store.matrices) :] if g is not None])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    expected = [entry.grad.flatten() for entry in entries(plain, "lora_E").values() if entry.grad is not None]
     assert engine.store.values.rows.grad is not None
-    torch.testing.assert_close(engine.store.values.rows.grad, values, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(engine.store.values.rows.grad, torch.cat(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_freezing_through_peft_freezes_the_banks() -> None:
@@ -249,8 +244,7 @@ def test_functorch_raises() -> None:
         torch.func.grad(lambda x: layer(x).sum())(torch.randn(2, layer.in_features))
 
 
-@pytest.mark.parametrize("kind", [nn.Module.parameters, lambda model: model.base_model.engine.parameters()])
-def test_a_write_between_forward_and_backward_raises(kind: Callable[[Any], Any]) -> None:
+def test_a_write_between_forward_and_backward_raises() -> None:
     model, engine = hosted("t5", spread=0.2)
     for bank in engine.store.banks:
         loss = model(**batch(0)).loss
@@ -258,4 +252,3 @@ def test_a_write_between_forward_and_backward_raises(kind: Callable[[Any], Any])
             bank.rows.mul_(0.5)
         with pytest.raises(RuntimeError, match=r"in place|inplace"):
             loss.backward()
-        assert bank.rows in set(kind(model))

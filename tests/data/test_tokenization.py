@@ -47,7 +47,7 @@ def test_targets_the_tokenizer_cannot_give_back(tiny_tokenizer: PreTrainedTokeni
 
 
 def test_a_tokenizer_without_end_token_gets_one_in_targets(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    bare = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    bare = PreTrainedTokenizerFast(
         tokenizer_object=tiny_tokenizer.backend_tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str()),
         pad_token="<pad>",
         eos_token="</s>",

@@ -205,10 +205,10 @@ def test_the_cache_is_used_under_gradient_checkpointing(
     tiny_t5: PreTrainedModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tiny_t5.train()
-    tiny_t5.gradient_checkpointing_enable()  # type: ignore[no-untyped-call]
+    tiny_t5.gradient_checkpointing_enable()
     tiny_t5.config.use_cache = False
     widths: list[int] = []
-    decoder = tiny_t5.get_decoder()  # type: ignore[no-untyped-call]
+    decoder = tiny_t5.get_decoder()
     hook = decoder.register_forward_pre_hook(
         lambda module, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )

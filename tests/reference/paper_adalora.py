@@ -58,12 +58,17 @@ class PaperAdaLora:
             self.mean[t] = self.beta1 * self.mean[t] + (1 - self.beta1) * importance
             self.spread[t] = self.beta2 * self.spread[t] + (1 - self.beta2) * (importance - self.mean[t]).abs()
 
+    def scores(self, layer: Triplets) -> Tensor:
+        """Equation 7 of every triplet of a matrix, with s = mean · spread (equation 11)."""
+        p, values, q = (self.mean[t] * self.spread[t] for t in (layer.p, layer.values, layer.q))
+        return values + p.mean(0) + q.mean(1)
+
     @torch.no_grad()
     def allocate(self, step: int) -> None:
         """Keep exactly the best budget(step) triplets; set the λ of the others to 0."""
-        schedule, score = self.schedule, lambda t: self.mean[t] * self.spread[t]
+        schedule = self.schedule
         if not self.frozen and (schedule.allocates(step) or step > schedule.freeze_step):
-            scores = torch.cat([score(x.values) + score(x.p).mean(0) + score(x.q).mean(1) for x in self.layers])
+            scores = torch.cat([self.scores(layer) for layer in self.layers])
             budget = schedule.budget(step, len(scores), schedule.target_r * len(self.layers))
             alive = torch.zeros(len(scores), dtype=torch.bool)
             alive[sorted(range(len(scores)), key=lambda number: (-float(scores[number]), number))[:budget]] = True

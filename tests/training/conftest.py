@@ -36,7 +36,7 @@ def tiny_model(kind: str, vocabulary: int, dropout: float = 0.1) -> PreTrainedMo
     """Random T5 (gated) or BART of width 32 with dropout, so that random states matter."""
     torch.manual_seed(0)
     if kind == "t5":
-        return T5ForConditionalGeneration(
+        model = T5ForConditionalGeneration(
             T5Config(
                 vocab_size=vocabulary,
                 d_model=32,
@@ -45,10 +45,11 @@ def tiny_model(kind: str, vocabulary: int, dropout: float = 0.1) -> PreTrainedMo
                 num_layers=1,
                 num_heads=4,
                 feed_forward_proj="gated-gelu",
-                decoder_start_token_id=0,
                 dropout_rate=dropout,
             )
         )
+        model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = 0
+        return model
     return BartForConditionalGeneration(
         BartConfig(
             vocab_size=vocabulary,

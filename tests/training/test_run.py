@@ -19,7 +19,11 @@ from spectune.files import sha256, verify_manifest
 
 @pytest.mark.parametrize("base", ["t5", "bart"])
 def test_a_run_leaves_what_the_contract_says(run: Run, base: str) -> None:
-    result = run(base=base, data={"max_source_length": 48}, evaluation={"eval_strategy": "steps", "eval_steps": 5, "eval_on_start": True})
+    result = run(
+        base=base,
+        data={"max_source_length": 48},
+        evaluation={"eval_strategy": "steps", "eval_steps": 5, "eval_on_start": True},
+    )
     summary = json.loads((result.directory / "summary.json").read_text("utf-8"))
     assert summary["reload_identical"] is True
     assert summary["reload"]["mismatches"] == 0

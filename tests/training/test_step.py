@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import spectune
 from spectune.config import TrainConfig
 from spectune.data.loader import Window
+from spectune.evaluation.decoding import base_of
 from spectune.training.checkpoint import Trained, load_checkpoint, save_checkpoint
 from spectune.training.optimizer import make_optimizer
 from spectune.training.step import StepOptions, training_step, window_loss
@@ -105,7 +106,7 @@ def test_a_step_that_is_not_finite_changes_nothing(at: int, order: str) -> None:
                 if not poison:  # the reference: the schedule's step goes by, the batch does not
                     (engine.reallocate if order == "paper" else engine._allocate)(step)
                     continue
-                model.get_base_model().shared.weight.data[int(batch["input_ids"][0, 0])] *= torch.inf
+                base_of(model).get_input_embeddings().weight.data[int(batch["input_ids"][0, 0])] *= torch.inf
             result = training_step(
                 model.train(),
                 engine,
@@ -118,7 +119,7 @@ def test_a_step_that_is_not_finite_changes_nothing(at: int, order: str) -> None:
             assert bool(result.skipped) == (step == at)
             if step == at:
                 fresh = tiny_model("t5", 40)
-                model.get_base_model().shared.weight.data.copy_(fresh.get_input_embeddings().weight.data)
+                base_of(model).get_input_embeddings().weight.data.copy_(fresh.get_input_embeddings().weight.data)
         return engine, optimizer
 
     (skipped, moments), (reference, expected) = train(True), train(False)

@@ -27,7 +27,8 @@ class LowRankLinear(torch.autograd.Function):
         out, z = accumulate(rows, weight, bias, qt, s)
         ctx.save_for_backward(rows, weight, q, st, z)
         ctx.shape = x.shape
-        return out.view(*x.shape[:-1], -1)
+        # not a view to autograd, as in torch.matmul: models change it in place (LED divides its queries)
+        return cast(Tensor, torch.ops.aten._unsafe_view.default(out, [*x.shape[:-1], out.shape[1]]))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -34,7 +34,9 @@ def sentence(label: Label, split: Split, random_: random.Random) -> str:
     frames = SINGLE
     if random_.random() < CONTRAST_SHARE:
         frames = CONTRAST
-        words["side"] = say(draw_clause(random_.choice([other for other in Label if other is not label]), random_), random_)
+        words["side"] = say(
+            draw_clause(random_.choice([other for other in Label if other is not label]), random_), random_
+        )
     text = random_.choice(frames[split]).format(**words)
     return text[0].upper() + text[1:]
 

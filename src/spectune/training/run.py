@@ -22,7 +22,7 @@ from spectune.data.loader import BatchLoader
 from spectune.data.prepare import PreparedData
 from spectune.data.tokenization import TokenizedSet, check_lengths, tokenize_examples
 from spectune.errors import ConfigError
-from spectune.evaluation.decoding import padding_id
+from spectune.evaluation.decoding import base_of, padding_id
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.generation import resolve_settings
 from spectune.files import write_text
@@ -169,7 +169,7 @@ def _loader(ready: Ready, *, seed: int) -> BatchLoader:
         batch_size=train.per_device_train_batch_size,
         accumulation_steps=train.gradient_accumulation_steps,
         seed=seed,
-        pad_token_id=padding_id(ready.adapted.model.get_base_model(), ready.tokenizer),
+        pad_token_id=padding_id(base_of(ready.adapted.model), ready.tokenizer),
         source_length=data.max_source_length if pad else None,
         target_length=data.max_target_length if pad else None,
     )
