@@ -2,7 +2,7 @@
 
     python examples/manual_loop.py --steps 600
 
-The loop in step 4 is the one that PEFT's documentation gives for AdaLoRA; nothing in it belongs to spectune.
+The loop in step 4 is the one that PEFT's documentation gives for AdaLoRA, and one call that removes the dead terms.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ TIMEOUT_S = 900
 
 def spectune(*arguments: str, data_root: Path | None = None) -> str:
     """Runs the command as a process of its own and returns what it printed."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    # spinning threads of several processes stop one another on a busy machine
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     if data_root is not None:
         environment["SPECTUNE_DATA"] = str(data_root)
     finished = subprocess.run(
