@@ -25,8 +25,8 @@ before it is fine-tuned. For real work start from a real pre-trained model.
 Span corruption only (15 % of the tokens; spans of 3 on average, one batch in four with a single long span and its bare
 filling as target), $tokens tokens in $steps steps of $batch chunks of $chunk tokens. It started from weights that lean
 towards a token's neighbours (`spectune.starter.head_start`; without them the encoder was still ignored after 3.7
-million tokens). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross entropy per target token on
-lines never trained on: **$loss** (a uniform guess has $uniform). The log is in `$log`.
+million tokens). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross entropy per target
+token on lines never trained on: **$loss** (a uniform guess has $uniform). The log is in `$log`.
 
     $command
 
