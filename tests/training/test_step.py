@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model
 from tests.training.conftest import tiny_model
+from torch import nn
 from torch.nn import functional as F
 
 import spectune
@@ -55,6 +56,12 @@ def rows(seed: int, lengths: list[int]) -> dict[str, torch.Tensor]:
         labels[row, :length] = torch.randint(3, 40, (length,), generator=generator)
     ids = torch.randint(3, 40, (len(lengths), 7), generator=generator)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def embeddings(model: nn.Module) -> torch.Tensor:
+    table = base_of(model).get_input_embeddings()
+    assert isinstance(table, nn.Embedding)
+    return table.weight.data
 
 
 def window(*batches: dict[str, torch.Tensor]) -> Window:
@@ -106,7 +113,7 @@ def test_a_step_that_is_not_finite_changes_nothing(at: int, order: str) -> None:
                 if not poison:  # the reference: the schedule's step goes by, the batch does not
                     (engine.reallocate if order == "paper" else engine._allocate)(step)
                     continue
-                base_of(model).get_input_embeddings().weight.data[int(batch["input_ids"][0, 0])] *= torch.inf
+                embeddings(model)[int(batch["input_ids"][0, 0])] *= torch.inf
             result = training_step(
                 model.train(),
                 engine,
@@ -119,7 +126,7 @@ def test_a_step_that_is_not_finite_changes_nothing(at: int, order: str) -> None:
             assert bool(result.skipped) == (step == at)
             if step == at:
                 fresh = tiny_model("t5", 40)
-                base_of(model).get_input_embeddings().weight.data.copy_(fresh.get_input_embeddings().weight.data)
+                embeddings(model).copy_(embeddings(fresh))
         return engine, optimizer
 
     (skipped, moments), (reference, expected) = train(True), train(False)
