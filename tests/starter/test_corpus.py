@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from spectune.starter.bundle import model_directory
-from spectune.starter.corpus import BARE_EVERY, SpanBatches, read_lines, token_stream
+from spectune.starter.corpus import KINDS, SpanBatches, read_lines, token_stream
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,30 @@ def test_a_chunk_comes_once_an_epoch(batches: SpanBatches) -> None:
     assert max(shares) < 16
 
 
-def test_one_batch_in_four_asks_for_the_bare_filling(batches: SpanBatches) -> None:
-    bare, marked = batches.at(BARE_EVERY - 1), batches.at(BARE_EVERY)
+def test_the_kinds_of_target_take_turns(batches: SpanBatches) -> None:
     first = batches.sentinels[0]
-    assert ((bare["input_ids"] >= first).sum(dim=1) == 1).all()
-    assert not (bare["labels"] >= first).any()
-    assert (marked["labels"][:, 0] == first).all()
-    assert (bare["labels"][:, -1] == 1).all()
+    by_kind = {kind: batches.at(step) for step, kind in enumerate(KINDS)}
+    assert set(by_kind) == {"marked", "whole", "bare"}
+    assert (by_kind["marked"]["labels"][:, 0] == first).all()
+    assert ((by_kind["bare"]["input_ids"] >= first).sum(dim=1) == 1).all()
+    for kind in ("whole", "bare"):
+        assert not (by_kind[kind]["labels"] >= first).any()
+        assert (by_kind[kind]["labels"][:, -1] == 1).all()
+
+
+def test_a_whole_target_is_the_text_with_its_gaps_filled(batches: SpanBatches) -> None:
+    batch = batches.at(KINDS.index("whole"))
+    assert batch["labels"].shape[1] == batches.chunk + 1
+    for source, target in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
+        kept = [token for token in source if token < batches.sentinels[0]]
+        rest = iter(target)
+        assert all(token in rest for token in kept)  # the visible tokens, in order
+
+
+def test_other_kinds_begin_when_asked(batches: SpanBatches) -> None:
+    late = replace(batches, mixed_from=3)
+    assert torch.equal(late.at(1)["labels"][:, 0], torch.full((batches.batch,), batches.sentinels[0]))
+    assert torch.equal(late.at(3)["labels"], batches.at(3)["labels"])
 
 
 def test_lines_are_read_plain_or_gzipped(tmp_path: Path) -> None:

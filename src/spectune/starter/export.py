@@ -22,10 +22,11 @@ before it is fine-tuned. For real work start from a real pre-trained model.
 
 ## Training
 
-Span corruption only (15 % of the tokens; spans of 3 on average, one batch in four with a single long span and its bare
-filling as target), $tokens tokens in $steps steps of $batch chunks of $chunk tokens. It started from weights that lean
-towards a token's neighbours (`spectune.starter.head_start`; without them the encoder was still ignored after 3.7
-million tokens). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross entropy per target
+Span corruption only (15 % of the tokens; spans of 3 on average), $tokens tokens in $steps steps of $batch chunks of
+$chunk tokens. Of four batches two ask for the fillings behind their sentinels, one for the whole text with its gaps
+filled, one for the bare filling of a single gap. The embeddings started from counts of which words stand together
+(`spectune.starter.word_vectors`), the attention from weights that lean towards a token's neighbours
+(`spectune.starter.head_start`). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross entropy per target
 token on lines never trained on: **$loss** (a uniform guess has $uniform). The log is in `$log`.
 
     $command
@@ -93,7 +94,7 @@ def _card(
 
 def _command(settings: dict[str, Any]) -> str:
     length = f"--minutes {settings['minutes']:g}" if settings["minutes"] else f"--steps {settings['steps']}"
-    names = ("seed", "lr", "batch", "chunk", "bare_from", "width")
+    names = ("seed", "lr", "batch", "chunk", "mixed_from", "width")
     rest = " ".join(f"--{name.replace('_', '-')} {settings[name]}" for name in names)
     bf16 = " --bf16" if settings["bf16"] else ""
     return f"python -m spectune.starter.pretrain --corpus FILE --output DIR {length} {rest}{bf16}"

@@ -24,6 +24,7 @@ from spectune.starter.export import export_checkpoint
 from spectune.starter.head_start import give_head_start
 from spectune.starter.scaled_adamw import ScaledAdamW
 from spectune.starter.tokenizer import train_tokenizer
+from spectune.starter.word_vectors import start_from_word_vectors, word_vectors
 
 HELD_OUT_LINES = 2000
 WARM_UP, DECAY = 0.02, 0.5
@@ -65,7 +66,7 @@ class Settings:
     lr: float
     batch: int
     chunk: int
-    bare_from: int
+    mixed_from: int
     width: int
     held_out_lines: int
     bf16: bool
@@ -213,7 +214,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=2e-2)
     parser.add_argument("--batch", type=int, default=24, help="chunks a step")
     parser.add_argument("--chunk", type=int, default=128, help="tokens in a chunk before corruption")
-    parser.add_argument("--bare-from", type=int, default=0, help="step from which one batch in four has bare targets")
+    parser.add_argument(
+        "--mixed-from", type=int, default=0, help="step from which whole texts and bare fillings are asked for too"
+    )
     parser.add_argument("--pieces", type=int, default=6000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--held-out-lines", type=int, default=HELD_OUT_LINES)
@@ -237,18 +240,20 @@ def main(arguments: list[str] | None = None) -> None:
     lines = read_lines(options.corpus)
     tokenizer = _tokenizer(lines[options.held_out_lines :], options.output, options.pieces)
     torch.manual_seed(options.seed)
-    model = T5ForConditionalGeneration(t5_config(len(tokenizer), options.width)).to(options.device)
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
-    give_head_start(model)
-    run = Run(model, ScaledAdamW(model.parameters()), settings)
-    if options.resume:
-        run.load(options.output / "checkpoint.pt")
     train, held_out = (
         SpanBatches(
-            token_stream(part, tokenizer), tokenizer, options.chunk, options.batch, options.seed, options.bare_from
+            token_stream(part, tokenizer), tokenizer, options.chunk, options.batch, options.seed, options.mixed_from
         )
         for part in (lines[options.held_out_lines :], lines[: options.held_out_lines])
     )
+    model = T5ForConditionalGeneration(t5_config(len(tokenizer), options.width))
+    give_head_start(model)
+    if not options.resume:
+        start_from_word_vectors(model.shared, word_vectors(train.stream, len(tokenizer), options.width))
+    run = Run(model.to(options.device), ScaledAdamW(model.parameters()), settings)
+    if options.resume:
+        run.load(options.output / "checkpoint.pt")
     pretrain(run, train, held_out, options.output, options)
     export_checkpoint(options.output / "checkpoint.pt", options.output / "model", options.sources)
 
