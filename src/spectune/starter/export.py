@@ -26,8 +26,8 @@ Span corruption only (15 % of the tokens; spans of 3 on average), $tokens tokens
 $chunk tokens. Of four batches two ask for the fillings behind their sentinels, one for the whole text with its gaps
 filled, one for the bare filling of a single gap. The embeddings started from counts of which words stand together
 (`spectune.starter.word_vectors`), the attention from weights that lean towards a token's neighbours
-(`spectune.starter.head_start`). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross entropy per target
-token on lines never trained on: **$loss** (a uniform guess has $uniform). The log is in `$log`.
+(`spectune.starter.head_start`). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross
+entropy per target token on lines never trained on: **$loss** (a uniform guess has $uniform). The log is in `$log`.
 
     $command
 
