@@ -34,7 +34,7 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
     """
     wanted = config.model.dtype
     if wanted == "auto":
-        native = _multiplies_bfloat16(device)
+        native = native_bfloat16(device)
         reason = f"auto: {device.type} {'has' if native else 'has no'} bfloat16 units"
         return (torch.bfloat16 if native else torch.float32), reason
     if wanted == "float16" and device.type == "cpu":
@@ -45,7 +45,8 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
     return dtype, "as configured"
 
 
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself, read from its features."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpu: Any = torch.cpu
