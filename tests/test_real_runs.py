@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.constant_output import best_constant
+
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900
+ONE_EVALUATION = ("evaluation.eval_strategy=no", "evaluation.eval_on_start=false")
+FEW_VALIDATION_ROWS = ("data.max_validation_samples=200",)
 
 
 def spectune(*arguments: str, data_root: Path | None = None) -> str:
@@ -39,6 +43,10 @@ def train(name: str, output: Path, data_root: Path, *overrides: str) -> tuple[st
     return printed, json.loads((output / "summary.json").read_text("utf-8"))
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
 def assert_sound(summary: dict[str, Any]) -> None:
     assert summary["reload_identical"] is True
     assert summary["allocator_calls"] == summary["total_steps"]
@@ -46,51 +54,46 @@ def assert_sound(summary: dict[str, Any]) -> None:
     assert len(set(summary["ranks"].values())) > 1
 
 
-def test_train_evaluate_and_predict_agree_on_film_reviews(tmp_path: Path, data_root: Path) -> None:
-    """No threshold: in a few hundred steps the starter is hardly better than chance here (LOG.md)."""
+def test_film_reviews_are_told_apart(tmp_path: Path, data_root: Path) -> None:
+    """Two classes, the larger 0.50 of the test rows; 300 steps see half of the training rows."""
     printed, summary = train(
-        "mr_sentiment",
-        tmp_path / "run",
-        data_root,
-        "train.max_steps=150",
-        "evaluation.eval_strategy=no",
-        "evaluation.eval_on_start=false",
-        "data.max_validation_samples=200",
+        "mr_sentiment", tmp_path / "run", data_root, "train.max_steps=300", *ONE_EVALUATION, *FEW_VALIDATION_ROWS
     )
     assert_sound(summary)
     assert summary["test"]["rows"] == 1066
+    assert summary["test"]["metrics"]["exact_match"]["value"] >= 0.60
     assert summary["test"]["metrics"]["non_label_share"]["value"] <= 0.02
     for number, heading in enumerate(("Prepare data", "Configure AdaLoRA", "Load and adapt"), start=1):
         assert f"{number}. {heading}" in printed
-    scored = json.loads(
-        spectune(
-            "evaluate",
-            str(tmp_path / "run" / "adapter"),
-            "--data",
-            str(data_root / "mr_sentiment" / "test.jsonl"),
-            "--json",
-        )
-    )
+    assert_commands_agree(tmp_path / "run" / "adapter", summary, tmp_path, data_root)
+
+
+def assert_commands_agree(adapter: Path, summary: dict[str, Any], tmp_path: Path, data_root: Path) -> None:
+    """`evaluate` finds what the run found, `predict` keeps the order of the texts."""
+    test_rows = data_root / "mr_sentiment" / "test.jsonl"
+    scored = json.loads(spectune("evaluate", str(adapter), "--data", str(test_rows), "--json"))
     assert scored["metrics"]["exact_match"] == summary["test"]["metrics"]["exact_match"]
     texts = tmp_path / "texts.txt"
     texts.write_text("a wonderful , moving film .\ndull , lifeless and far too long .\n", encoding="utf-8")
-    lines = spectune("predict", str(tmp_path / "run" / "adapter"), str(texts)).splitlines()
-    assert [json.loads(line)["text"] for line in lines] == texts.read_text("utf-8").splitlines()
-    assert {json.loads(line)["prediction"] for line in lines} <= {"positive", "negative"}
+    lines = [json.loads(line) for line in spectune("predict", str(adapter), str(texts)).splitlines()]
+    assert [line["text"] for line in lines] == texts.read_text("utf-8").splitlines()
+    assert [line["prediction"] for line in lines] == ["positive", "negative"]
 
 
-def test_restaurants_are_scored_against_all_their_references(tmp_path: Path, data_root: Path) -> None:
-    """No threshold: 400 steps of the starter stay below the best constant sentence (LOG.md)."""
+def test_restaurants_are_described_better_than_any_constant_does(tmp_path: Path, data_root: Path) -> None:
+    """The best constant is the training sentence that scores highest against all references of the test rows."""
     _, summary = train(
         "e2e_nlg",
         tmp_path / "run",
         data_root,
-        "train.max_steps=60",
-        "evaluation.eval_strategy=no",
-        "evaluation.max_new_tokens=40",
-        "data.max_test_samples=100",
+        "train.max_steps=400",
+        "evaluation.max_new_tokens=60",
+        *ONE_EVALUATION,
     )
     assert_sound(summary)
     bleu = summary["test"]["metrics"]["bleu"]
     assert "nrefs:var" in bleu["signature"]
-    assert summary["metrics"]["eval_loss"]["value"] < summary["evaluations"][0]["eval_loss"]
+    targets = [row["target"] for row in read_rows(data_root / "e2e_nlg" / "train.jsonl")]
+    references = [row["references"] for row in read_rows(data_root / "e2e_nlg" / "test.jsonl")]
+    _, constant = best_constant(targets, references)
+    assert bleu["value"] >= constant + 5
