@@ -10,10 +10,25 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
+_MOST = 2**31 - 1  # of steps, rows, tokens: beyond, a slip of the keyboard
+PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
+Rank = Annotated[int, Field(ge=1, le=65_536)]
+Name = Annotated[str, Field(min_length=1)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 Task = Literal["classification", "summarization", "translation", "text2text"]
+
+# An adapter's name becomes a key of torch's ModuleDict and ParameterDict, which refuse those of their own methods.
+TAKEN_NAMES = frozenset(
+    """add_module append apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double dump_patches
+    eval extend extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half insert
+    ipu items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters
+    pop popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to
+    to_empty train training type update values xpu zero_grad T_destination""".split()
+)
 
 
 class Section(BaseModel):
@@ -27,9 +42,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which base model, and how its weights are held."""
 
-    model_name_or_path: str = Field(min_length=1)
+    model_name_or_path: Name
     """A directory, a hub id, or `starter` (the bundled base model)."""
-    revision: str | None = None
+    revision: Name | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` takes bfloat16 where this machine multiplies it faster."""
@@ -39,19 +54,19 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where the text pairs come from and how they become tokens."""
 
-    train_file: str | None = None
+    train_file: Name | None = None
     """CSV, TSV, JSON, JSON lines or Parquet; `starter` names the bundled data."""
-    validation_file: str | None = None
-    test_file: str | None = None
-    dataset_name: str | None = None
+    validation_file: Name | None = None
+    test_file: Name | None = None
+    dataset_name: Name | None = None
     """A directory written by `datasets`, a hub id, or `starter` (the bundled data)."""
-    dataset_config_name: str | None = None
-    dataset_revision: str | None = None
-    text_column: str | None = None
+    dataset_config_name: Name | None = None
+    dataset_revision: Name | None = None
+    text_column: Name | None = None
     """Column of the source text; `text` unless given. Excludes `source_template`."""
-    target_column: str | None = None
+    target_column: Name | None = None
     """Column of the target text or label; `target`, else `label`, unless given."""
-    references_column: str | None = None
+    references_column: Name | None = None
     """Column with a list of right outputs; `references` is used when the data has it."""
     source_template: str | None = None
     """Several columns in one source, as in `"premise: {premise} hypothesis: {hypothesis}"`."""
@@ -80,6 +95,8 @@ class DataConfig(Section):
             raise ValueError("give either text_column or source_template, not both")
         if self.dataset_name is not None and (self.validation_file or self.test_file):
             raise ValueError("validation_file and test_file go with train_file; a dataset brings its own splits")
+        if self.dataset_name is None and (self.dataset_config_name or self.dataset_revision):
+            raise ValueError("dataset_config_name and dataset_revision go with dataset_name, not with train_file")
         if self.label_names is not None and self.task not in (None, "classification"):
             raise ValueError(f"label_names belong to task: classification, not {self.task}")
         return self
@@ -88,8 +105,8 @@ class DataConfig(Section):
 class AdapterConfig(Section):
     """AdaLoRA: PEFT's option names; steps may be given as fractions of the run."""
 
-    init_r: PositiveInt = 12
-    target_r: PositiveInt = 8
+    init_r: Rank = 12
+    target_r: Rank = 8
     """Average rank per adapted matrix after the freeze."""
     tinit: int | float = 0.10
     """Length of the warm-up: a fraction of the run (strictly between 0 and 1) or steps (an integer)."""
@@ -99,17 +116,17 @@ class AdapterConfig(Section):
     """Steps between two allocations; `auto` is about 1/200 of the decreasing span."""
     beta1: OpenUnit = 0.85
     beta2: OpenUnit = 0.85
-    orth_reg_weight: float = Field(default=0.1, ge=0.0)
+    orth_reg_weight: float = Field(default=0.1, ge=0.0, le=1e6)
     """Weight of the orthogonality penalty (the paper's γ)."""
-    lora_alpha: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
     """ΔW = lora_alpha / init_r · PΛQ; `auto` is 2 · init_r."""
     lora_dropout: Probability = 0.0
-    target_modules: str | list[str] = "auto"
+    target_modules: Name | list[Name] = "auto"
     """`auto` (all attention and feed-forward matrices), `attention`, `feed_forward`, names, or a regular expression."""
-    exclude_modules: str | list[str] | None = None
-    modules_to_save: list[str] | None = None
+    exclude_modules: Name | list[Name] | None = None
+    modules_to_save: list[Name] | None = None
     """Modules trained in full and saved beside the adapter."""
-    adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9_\-]+$")
+    adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
     init: Literal["random", "orthonormal", "gradient"] = "random"
     importance: Literal["elementwise", "triplet"] = "elementwise"
     pruning: Literal["revivable", "permanent"] = "revivable"
@@ -119,6 +136,10 @@ class AdapterConfig(Section):
 
     @model_validator(mode="after")
     def _ranks(self) -> AdapterConfig:
+        if self.adapter_name in TAKEN_NAMES:
+            raise ValueError(
+                f"adapter_name {self.adapter_name} is the name of a method that PEFT's containers have; choose another"
+            )
         if self.init_r < self.target_r:
             raise ValueError(
                 f"init_r {self.init_r} is below target_r {self.target_r}; give init_r of about 1.5 × target_r"
@@ -140,27 +161,27 @@ class AdapterConfig(Section):
 class TrainConfig(Section):
     """The training loop; names of transformers' `TrainingArguments`."""
 
-    output_dir: str = Field(default="runs/run", min_length=1)
-    num_train_epochs: float = Field(default=3.0, gt=0.0)
+    output_dir: Name = "runs/run"
+    num_train_epochs: float = Field(default=3.0, gt=0.0, le=1e6)
     max_steps: PositiveInt | None = None
     """Optimizer steps; overrides num_train_epochs."""
-    learning_rate: float = Field(default=1.0e-3, gt=0.0)
+    learning_rate: float = Field(default=1.0e-3, gt=0.0, le=100.0)
     per_device_train_batch_size: PositiveInt = 8
     gradient_accumulation_steps: PositiveInt = 1
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
     warmup_ratio: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Share of the run in which the learning rate rises; at most tinit. Default: half of tinit."""
-    weight_decay: float = Field(default=0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0, le=100.0)
     adam_beta1: Probability = 0.9
     adam_beta2: Probability = 0.999
-    adam_epsilon: float = Field(default=1.0e-8, gt=0.0)
+    adam_epsilon: float = Field(default=1.0e-8, gt=0.0, le=1.0)
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     label_smoothing_factor: Probability = 0.0
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the computation; model.dtype decides how the frozen weights are held."""
     use_cpu: bool = False
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
     logging_steps: PositiveInt = 10
     save_steps: PositiveInt | None = None
     """Steps between checkpoints; default: at every evaluation."""
@@ -174,8 +195,8 @@ class EvaluationConfig(Section):
     eval_steps: PositiveInt | None = None
     eval_on_start: bool = True
     """Score the untrained model first, so that the gain is visible."""
-    metrics: list[str] | Literal["auto"] = "auto"
-    metric_for_best_model: str | None = None
+    metrics: Annotated[list[Name], Field(min_length=1)] | Literal["auto"] = "auto"
+    metric_for_best_model: Name | None = None
     """Default: the task's first metric. Only evaluations after the freeze are candidates."""
     load_best_model_at_end: bool = True
     early_stopping_patience: PositiveInt | None = None
@@ -183,16 +204,20 @@ class EvaluationConfig(Section):
     num_beams: PositiveInt = 1
     max_new_tokens: PositiveInt | Literal["auto"] = "auto"
     """`auto`: the longest target plus 2."""
-    max_length: PositiveInt | None = None
+    max_length: Annotated[int, Field(ge=2, le=_MOST)] | None = None
     """Of the generated sequence, the start token included; excludes max_new_tokens."""
-    length_penalty: float = 1.0
-    no_repeat_ngram_size: Annotated[int, Field(ge=0)] = 0
+    length_penalty: float = Field(default=1.0, ge=-100.0, le=100.0)
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=_MOST)] = 0
     per_device_eval_batch_size: PositiveInt = 32
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluationConfig:
         if self.eval_strategy == "steps" and self.eval_steps is None:
             raise ValueError("eval_strategy steps needs eval_steps")
+        if self.eval_strategy != "steps" and self.eval_steps is not None:
+            raise ValueError(f"eval_steps goes with eval_strategy: steps, not {self.eval_strategy}")
+        if self.eval_strategy == "no" and self.early_stopping_patience is not None:
+            raise ValueError("early_stopping_patience counts evaluations, and eval_strategy: no makes none")
         if self.max_length is not None and self.max_new_tokens != "auto":
             raise ValueError("give either max_length or max_new_tokens, not both")
         return self

@@ -11,7 +11,7 @@ import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -50,7 +50,9 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "string_too_short": "a text that is not empty",
-    "string_pattern_mismatch": "made of letters, digits, _ and - only",
+    "string_too_long": "a shorter text",
+    "string_pattern_mismatch": "made of letters, digits, _ and - only, the first a letter or digit",
+    "too_short": "a list that is not empty",
 }
 _BOUNDS = {"greater_than_equal": "ge", "greater_than": "gt", "less_than_equal": "le", "less_than": "lt"}
 _BOUND_WORDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
@@ -146,7 +148,8 @@ def _is_text_only(section: str, key: str) -> bool:
     if field is None:
         return False
     union = get_origin(field.annotation) in (Union, types.UnionType)
-    return set(get_args(field.annotation) if union else [field.annotation]) <= {str, type(None)}
+    kinds = get_args(field.annotation) if union else [field.annotation]
+    return {get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds} <= {str, type(None)}
 
 
 def _unknown_keys(values: Values) -> Iterator[str]:
@@ -199,7 +202,7 @@ def _expected(section: str, field: str, error: ErrorDetails) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind in _BOUNDS:
         bound = _BOUNDS[kind]
-        return f"{_BOUND_WORDS[bound]} {context[bound]:g}"
+        return f"{_BOUND_WORDS[bound]} {context[bound]:,}"
     if kind == "literal_error":
         return f"one of {context['expected']}" if "," in context["expected"] else str(context["expected"])
     return _EXPECTED.get(kind) or _message(error)
