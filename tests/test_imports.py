@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"errors", "config", "files", "adapter", "data"},
     "training": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning"},
     "integrations": {"errors", "adapter"},
-    "planning": {*_PLAIN, "adapter", "data", "base_model", "training"},
+    "planning": {*_PLAIN, "adapter", "data", "base_model", "training", "evaluation"},
     "proposal": {"errors", "data", "yaml_text"},
     "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal"},
     "cli": {*_PLAIN, *_MIDDLE, "adapter", "data", "planning", "proposal", "api", "starter", "__init__"},

@@ -36,6 +36,10 @@ def locate_model(model: ModelConfig) -> str:
         return _checked_directory(model_directory(), "the bundled model is missing from this installation")
     path = Path(name).expanduser()
     if path.is_dir():
+        if model.revision is not None:
+            raise ModelError(
+                f"model.revision {model.revision} goes with a hub id, and {name} is a directory; leave it out"
+            )
         return _checked_directory(path, f"{name} is not a model's directory: it holds no {_CONFIG}")
     if path.exists():
         raise ModelError(f"{name} is a file; model.model_name_or_path names a directory, a hub id, or {STARTER}")

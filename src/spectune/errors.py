@@ -27,3 +27,13 @@ class AdapterError(UserError):
 
 class RunError(UserError):
     """The run directory is in the way, damaged, or belongs to another run."""
+
+
+def one_line(text: str) -> str:
+    """A text on one line, control characters written out."""
+    return visible(" ".join(text.split()))
+
+
+def visible(text: str) -> str:
+    """A text with its control characters written out: what a file holds must not steer a terminal."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

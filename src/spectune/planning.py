@@ -13,7 +13,9 @@ from spectune.base_model import locate_model, skeleton
 from spectune.config import RunConfig, TrainConfig
 from spectune.data.locations import resolve_data_path
 from spectune.data.prepare import PreparedData, prepare_data
+from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError
+from spectune.evaluation.metrics import LOSS, resolve_metrics
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
+MOST_STEPS = 2**31 - 1
 # Kept in float32 for every number of the adapter: itself, its gradient, two moments, two importance averages.
 _COPIES_OF_ADAPTER = 6
 # Tensors as wide as the model that a layer keeps for the backward pass, attention and feed-forward together.
@@ -127,6 +130,7 @@ def plan_run(config: RunConfig) -> Plan:
     from spectune.adapter.targets import resolve_targets
 
     model = skeleton(config.model)
+    notes = [*outline.notes, *check_lengths(config.data, model.config)]
     targets = tuple(resolve_targets(model, config.adapter.target_modules, config.adapter.exclude_modules))
     parameters = _parameters(config, model, targets)
     return Plan(
@@ -139,7 +143,7 @@ def plan_run(config: RunConfig) -> Plan:
         parameters=parameters,
         memory=_memory(config, model, targets, parameters),
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
-        notes=outline.notes,
+        notes=tuple(notes),
     )
 
 
@@ -158,6 +162,8 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
             raise
         notes.append(f"the data was not read, the steps are train.max_steps: {error}")
     lengths = run_lengths(config.train, len(data.train) if data is not None else None)
+    if data is not None:
+        _check_evaluation(config, data)
     schedule = schedule_of(config, lengths.total_step)
     rate = learning_rate_of(config, schedule)
     notes += _tuning_notes(config)
@@ -169,6 +175,18 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
         base=locate_model(config.model),
         notes=tuple(notes),
     )
+
+
+def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
+    """Refuse metrics that this task does not have, and choices that need rows which are not there."""
+    evaluation = config.evaluation
+    names = resolve_metrics(evaluation.metrics, data.task)
+    best = evaluation.metric_for_best_model
+    computed = dict.fromkeys([*names, LOSS])
+    if best is not None and best not in computed:
+        raise ConfigError(f"evaluation.metric_for_best_model {best} is not among this run's: {', '.join(computed)}")
+    if evaluation.early_stopping_patience is not None and not data.validation:
+        raise ConfigError("evaluation.early_stopping_patience needs validation rows; give data.validation_file")
 
 
 def _tuning_notes(config: RunConfig) -> list[str]:
@@ -202,7 +220,10 @@ def run_lengths(train: TrainConfig, rows: int | None) -> Lengths:
         return Lengths(rows=rows, steps_per_epoch=steps, total_step=train.max_steps)
     if steps is None:
         raise ConfigError("without its data the length of the run is unknown; give train.max_steps")
-    return Lengths(rows=rows, steps_per_epoch=steps, total_step=math.ceil(steps * train.num_train_epochs))
+    total = steps * train.num_train_epochs
+    if total > MOST_STEPS:
+        raise ConfigError(f"the run would have {total:.3g} steps; lower train.num_train_epochs")
+    return Lengths(rows=rows, steps_per_epoch=steps, total_step=math.ceil(total))
 
 
 def schedule_of(config: RunConfig, total_step: int) -> RankSchedule:

@@ -65,6 +65,11 @@ class RankSchedule:
         """Whether triplets are chosen at `step`: every `deltaT`-th step of the decrease, and the freeze."""
         return step == self.freeze_step or (self.tinit < step < self.freeze_step and step % self.deltaT == 0)
 
+    @property
+    def allocations(self) -> int:
+        """How many steps choose triplets."""
+        return 1 + (self.freeze_step - 1) // self.deltaT - self.tinit // self.deltaT
+
     def phase(self, step: int) -> Phase:
         """The phase in which optimizer step `step` is taken."""
         if step <= self.tinit:

@@ -55,27 +55,28 @@ def resolve_targets(model: nn.Module, target_modules: str | list[str], exclude: 
     elif target_modules in ("attention", "feed_forward"):
         names = [name for name in default_targets(model) if target_modules in role_of(name).block]
     else:
-        names = _select(target_modules, [name for name, module in model.named_modules() if _is_linear(module)])
+        linear = [name for name, module in model.named_modules() if _is_linear(module)]
+        names = _select(target_modules, linear, "target_modules")
     if exclude:
-        excluded = set(_select(exclude, names))
+        excluded = set(_select(exclude, names, "exclude_modules"))
         names = [name for name in names if name not in excluded]
     if not names:
         raise ConfigError("no matrix is left to adapt; change target_modules or exclude_modules")
     return names
 
 
-def _select(entries: str | list[str], names: list[str]) -> list[str]:
+def _select(entries: str | list[str], names: list[str], option: str) -> list[str]:
     if isinstance(entries, str):
         try:
             chosen = [name for name in names if re.fullmatch(entries, name)]
         except re.error as error:
-            raise ConfigError(f"target_modules {entries!r} is not a regular expression: {error}") from error
+            raise ConfigError(f"{option} {entries!r} is not a regular expression: {error}") from error
         if not chosen:
-            raise ConfigError(_no_match(f"target_modules {entries!r}", entries, names))
+            raise ConfigError(_no_match(f"{option} {entries!r}", entries, names))
         return chosen
     for entry in entries:
         if not any(_ends_with(name, entry) for name in names):
-            raise ConfigError(_no_match(f"target_modules entry {entry!r}", entry, names))
+            raise ConfigError(_no_match(f"{option} entry {entry!r}", entry, names))
     return [name for name in names if any(_ends_with(name, entry) for entry in entries)]
 
 
@@ -86,6 +87,8 @@ def _ends_with(name: str, entry: str) -> bool:
 def _no_match(what: str, entry: str, names: Iterable[str]) -> str:
     leaves = list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in names))
     nearest = difflib.get_close_matches(entry.rsplit(".", 1)[-1], leaves, n=3, cutoff=0.0)
+    if entry == "all-linear":
+        return f"{what} is PEFT's word; write auto, which takes all attention and feed-forward matrices"
     return f"{what} matches no linear layer; nearest: {', '.join(nearest)}"
 
 

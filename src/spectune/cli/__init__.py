@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import typer
 
 from spectune.cli.app import app
 from spectune.cli.arguments import with_resume_value
-from spectune.errors import UserError
+from spectune.errors import UserError, one_line
 
 __all__ = ["main"]
 
@@ -34,6 +35,9 @@ _CIRCUMSTANCES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows escapes rather than a traceback
+            stream.reconfigure(errors="backslashreplace")
     arguments = with_resume_value(sys.argv[1:] if argv is None else argv)
     try:
         status = app(args=arguments, prog_name="spectune", standalone_mode=False)
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str) -> int:
-    print(f"spectune: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"spectune: error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

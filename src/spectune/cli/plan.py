@@ -9,6 +9,7 @@ import typer
 
 from spectune.cli.arguments import config_from
 from spectune.config import RunConfig
+from spectune.errors import visible
 
 if TYPE_CHECKING:
     from spectune.planning import Plan
@@ -25,7 +26,7 @@ def plan(
     from spectune.planning import plan_run
 
     for line in _lines(config, plan_run(config)):
-        typer.echo(line)
+        typer.echo(visible(line))
 
 
 def _lines(config: RunConfig, plan: Plan) -> Iterator[str]:
@@ -77,8 +78,7 @@ def _schedule_lines(plan: Plan) -> Iterator[str]:
         at_end = schedule.budget(last, start, target)
         change = f"{at_start:,}" if at_start == at_end else f"{at_start:,} → {at_end:,}"
         yield f"  {phase:<9} {f'{first:,} – {last:,}':>17}  {change}"
-    allocations = sum(schedule.allocates(step) for step in range(1, schedule.total_step + 1))
-    yield f"  {allocations:,} allocations"
+    yield f"  {schedule.allocations:,} allocations"
 
 
 def _boundaries(plan: Plan) -> list[tuple[str, int]]:

@@ -20,7 +20,9 @@ def read_parquet(path: Path) -> Table:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path, partitioning=None)
+        file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+        _check_columns(file.schema_arrow.names, str(path))  # read would stumble over a name that occurs twice
+        table = file.read()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from None
     return _from_arrow(table, str(path), _label_names_in_schema(table.schema))
@@ -60,10 +62,14 @@ def _from_datasets(loaded: Any, origin: str) -> dict[str, Table]:
     return tables
 
 
-def _from_arrow(table: pyarrow.Table, origin: str, label_names: dict[str, tuple[str, ...]]) -> Table:
-    twice = [name for name, times in Counter(table.column_names).items() if times > 1]
+def _check_columns(names: list[str], origin: str) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         raise DataError(f"{origin} has the column {twice[0]!r} more than once")
+
+
+def _from_arrow(table: pyarrow.Table, origin: str, label_names: dict[str, tuple[str, ...]]) -> Table:
+    _check_columns(table.column_names, origin)
     if table.num_rows == 0:
         raise DataError(f"{origin} holds no rows")
     rows = table.to_pylist()

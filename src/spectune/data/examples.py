@@ -118,6 +118,8 @@ def _structure_hint(table: Table, index: int, column: str) -> str:
     value = table.value(index, column)
     if isinstance(value, Mapping):
         return f"; write {' or '.join(f'{column}.{key}' for key in list(value)[:3])} for what is in it"
+    if isinstance(value, bytes | bytearray):
+        return "; save the column as text"
     return "; several right outputs belong in data.references_column"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,25 @@ def read_json_lines(path: Path) -> Table:
 def parse_json(text: str, path: Path) -> Any:
     """Any JSON text. Raises DataError with the line and column of a mistake."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {error.lineno}, column {error.colno} is not JSON: {error.msg}") from None
+    except _TwiceError as error:
+        raise DataError(f"{path} {error}") from None
     except (RecursionError, ValueError):  # nested too deeply, a number of thousands of digits
         raise DataError(f"{path} holds JSON that cannot be read: nested too deeply, or an enormous number") from None
+
+
+class _TwiceError(Exception):
+    """An object with one key twice, of which JSON readers keep the last in silence."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise _TwiceError(f"has the key {twice!r} twice in one object")
+    return found
 
 
 def _lines_table(text: str, path: Path) -> Table:
@@ -61,9 +76,11 @@ def _lines_table(text: str, path: Path) -> Table:
 
 def _parse_line(line: str, path: Path, number: int) -> Mapping[str, Any]:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: line {number}, column {error.colno} is not JSON: {error.msg}") from None
+    except _TwiceError as error:
+        raise DataError(f"{path}: line {number} {error}") from None
     except (RecursionError, ValueError):
         raise DataError(f"{path}: line {number} cannot be read: nested too deeply, or an enormous number") from None
     if not isinstance(row, Mapping):

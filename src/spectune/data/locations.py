@@ -41,6 +41,10 @@ def existing_file(text: str | os.PathLike[str]) -> Path:
 def missing(path: Path, named: str | os.PathLike[str]) -> str:
     """The line for a path that leads nowhere, with the nearest names in the nearest directory that exists."""
     parent = path.parent
+    if path.is_symlink():
+        return f"{path} is a link that leads nowhere"
+    if "://" in os.fspath(named):
+        return f"{named} is an address; download the file and name its path"
     if not parent.is_dir():
         hint = f"; the directory {parent} does not exist"
     else:
@@ -64,8 +68,24 @@ def read_bytes(path: Path) -> bytes:
     return data
 
 
+# First bytes → what a file is that bears the name of a text file, and what to do about it.
+_NO_TEXT = {
+    b"\x1f\x8b": "compressed with gzip; unpack it",
+    b"PK\x03\x04": "a zip archive or a workbook; unpack it, or save the sheet as CSV",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"\xff\xfe": "UTF-16 or UTF-32; save it as UTF-8",
+    b"\xfe\xff": "UTF-16 or UTF-32; save it as UTF-8",
+}
+
+
 def decode_text(data: bytes, origin: str | Path) -> str:
     """UTF-8 text, with or without a byte order mark. Raises DataError that names the line and the byte."""
+    for first_bytes, what in _NO_TEXT.items():
+        if data.startswith(first_bytes):
+            raise DataError(f"{origin} is {what}")
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise DataError(f"{origin}: line {line} holds a NUL byte; the file is damaged, or no text")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

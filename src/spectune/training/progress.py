@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from spectune.errors import visible
+
 HEADINGS = {
     1: "Prepare data",
     2: "Configure AdaLoRA",
@@ -35,11 +37,11 @@ class Reporter:
     def line(self, text: str) -> None:
         """Plain text, indented; several lines keep their breaks. Never read as markup."""
         for part in text.splitlines() or [""]:
-            self._console.print(Text(f"   {part}"))
+            self._console.print(Text(f"   {visible(part)}"))
 
     def warning(self, text: str) -> None:
         """A line that wants attention."""
-        self._console.print(Text(f"   warning: {text}", style="yellow"))
+        self._console.print(Text(f"   warning: {visible(text)}", style="yellow"))
 
     def live(self, text: str, *, permanent: bool) -> None:
         """The state of the run: replaces itself on a terminal; elsewhere only `permanent` ones are printed."""
