@@ -140,11 +140,11 @@ def reload(model: Any, directory: Path, family: str, name: str = "default", **kw
     return load_plain(family, directory if name == "default" else directory / name, **kwargs)
 
 
-def load_plain(family: str, directory: Path, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
+def load_plain(family: str, directory: Path, dtype: torch.dtype = torch.float32, layers: int = 1, **kwargs: Any) -> Any:
     """A saved adapter under plain PEFT, on a fresh base."""
     with warnings.catch_warnings():  # PEFT reads AdaLoRA's pattern as LoRA's, and says that it ignores it
         warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match")
-        plain: Any = PeftModel.from_pretrained(base(family, dtype=dtype), directory, **kwargs)
+        plain: Any = PeftModel.from_pretrained(base(family, layers, dtype), directory, **kwargs)
     return plain
 
 

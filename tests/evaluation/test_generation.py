@@ -13,7 +13,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from spectune.config import EvaluationConfig
-from spectune.evaluation.decoding import batches_by_length, evaluation_mode, pad_right
+from spectune.evaluation.decoding import batches_by_length, evaluation_mode, greedy, pad_right
 from spectune.evaluation.generation import (
     GenerationSettings,
     generate_texts,
@@ -248,3 +248,50 @@ def test_the_adapter_is_generated_with(
     with generation_model(adapted) as generator:
         texts = generate_texts(generator, tiny_tokenizer, rows, config, batch_size=4)
     assert texts != generate_texts(plain, tiny_tokenizer, rows, config, batch_size=4)
+
+
+def test_rows_that_have_ended_leave_the_batch_and_nothing_changes(model: nn.Module) -> None:
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    config = generation_config(model, GenerationSettings(max_new_tokens=12, no_repeat_ngram_size=2))
+    config.eos_token_id = list(range(1, 100, 9))  # many tokens end an output, so that outputs differ in length
+    ids, mask = pad_right(rows_of_tokens(24), 0, torch.device("cpu"))
+    widths: list[int] = []
+    hook = base.get_decoder().register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    with evaluation_mode(model), torch.inference_mode():
+        ours = base.generate(ids, attention_mask=mask, generation_config=config, custom_generate=greedy)
+        dropped = widths.copy()
+        theirs = base.generate(ids, attention_mask=mask, generation_config=config)
+    hook.remove()
+    assert torch.equal(ours, theirs)
+    lengths = set((theirs != base.generation_config.pad_token_id).sum(1).tolist())
+    assert len(lengths) > 2
+    assert dropped[-1] < dropped[0]
+    assert sum(dropped) < sum(widths[len(dropped) :])
+
+
+def test_without_a_cache_greedy_search_is_the_same(tiny_t5: PreTrainedModel) -> None:
+    model: Any = tiny_t5
+    config = generation_config(model, SETTINGS)
+    ids, mask = pad_right(rows_of_tokens(6), 0, torch.device("cpu"))
+    with evaluation_mode(model), torch.inference_mode():
+        expected = model.generate(ids, attention_mask=mask, generation_config=config, custom_generate=greedy)
+        config.use_cache = False
+        found = model.generate(ids, attention_mask=mask, generation_config=config, custom_generate=greedy)
+    assert torch.equal(found, expected)
+
+
+def test_the_encoders_output_is_handed_on(model: nn.Module, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    rows, seen = rows_of_tokens(5), list[tuple[list[int], tuple[int, ...]]]()
+
+    def note(batch: list[int], encoded: Any, mask: Any) -> None:
+        seen.append((batch, tuple(encoded.last_hidden_state.shape[:2])))
+        assert encoded.last_hidden_state.shape[:2] == mask.shape
+
+    for beams in (1, 2):
+        seen.clear()
+        config = generation_config(model, GenerationSettings(max_new_tokens=4, num_beams=beams))
+        generate_texts(model, tiny_tokenizer, rows, config, batch_size=2, after_batch=note)
+        assert sorted(row for batch, _ in seen for row in batch) == list(range(5))
+        assert [shape[0] for _, shape in seen] == [2, 2, 1]

@@ -79,6 +79,7 @@ class HostedTuner:
     engine: AdaLoraEngine
     hosted_adapter: str
     host_hooks: list[Any]
+    parts_are_held = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's output; in training mode the loss includes the penalty, in evaluation mode it does not."""
@@ -90,12 +91,19 @@ class HostedTuner:
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's `generate`, with parts made once."""
-        with torch.no_grad():
-            self.engine.store.hold(True)
+        if self.parts_are_held:
+            return cast(Any, self).model.generate(*args, **kwargs)
+        self.hold_parts(True)
         try:
             return cast(Any, self).model.generate(*args, **kwargs)
         finally:
-            self.engine.store.hold(False)
+            self.hold_parts(False)
+
+    @torch.no_grad()
+    def hold_parts(self, held: bool) -> None:
+        """Make the parts once and keep them over many calls, or drop them; weights must not change in between."""
+        self.engine.store.hold(held)
+        self.parts_are_held = held
 
     def update_and_allocate(self, global_step: int) -> None:
         """PEFT's call, after `optimizer.step()` and before `zero_grad()`."""
@@ -230,6 +238,11 @@ def hosted_class(mixin: type, kind: type) -> type:
             exec_body=lambda body: body.update(__reduce_ex__=_reduce),
         )
     return _HOSTED[mixin, kind]
+
+
+def plain_class(instance: Any) -> Any:
+    """PEFT's own class of an object that became one of ours."""
+    return type(instance).__mro__[2]
 
 
 def _reduce(instance: Any, protocol: Any) -> Any:

@@ -24,6 +24,7 @@ from spectune.adapter.peft_classes import (
     HostedPeftModel,
     HostedTuner,
     hosted_class,
+    plain_class,
 )
 from spectune.adapter.peft_entries import LoadedHook, RefreshHook, make_aliases, sync_rank_pattern
 from spectune.adapter.schedule import RankSchedule
@@ -95,8 +96,8 @@ def detach(model: PeftModel) -> PeftModel:
         hook.remove()
     delattr(tuner, BANKS)
     del tuner.engine, tuner.hosted_adapter, tuner.host_hooks
-    tuner.__class__ = type(tuner).__mro__[2]
-    model.__class__ = type(model).__mro__[2]
+    tuner.__class__ = plain_class(tuner)
+    model.__class__ = plain_class(model)
     host = cast(Any, tuner)
     host.rankallocator = RankAllocator(host.model, host.peft_config[name], name)
     return model
@@ -110,7 +111,7 @@ def _give_entries_back(layer: Any, name: str, kept: Tensor) -> None:
         own = entry[:, mask] if kind == "lora_B" else entry[mask]
         entries[name] = nn.Parameter(own.contiguous())
     del layer.factors, layer.hosted_adapter
-    layer.__class__ = type(layer).__mro__[2]
+    layer.__class__ = plain_class(layer)
 
 
 def _trainable_adapter(model: Any) -> tuple[Any, str, AdaLoraConfig]:

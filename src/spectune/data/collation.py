@@ -47,6 +47,11 @@ def collate(
     return batch
 
 
+def padded_labels(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of target ids as (n × longest) int64 on the CPU, filled up with what the cross entropy leaves out."""
+    return _padded(rows, IGNORE_INDEX, None, None)
+
+
 def _padded(rows: Sequence[Sequence[int]], fill: int, length: int | None, multiple: int | None) -> Tensor:
     longest = max(map(len, rows), default=0)
     if length is not None and longest > length:

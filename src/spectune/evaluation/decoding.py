@@ -9,11 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+AfterBatch = Callable[[list[int], Any, Tensor], None]
+"""Called with a batch's row numbers, its encoder's output and its attention mask (rows, longest)."""
+_LEAVE_SHARE = 8  # finished rows leave a batch once they are an eighth of it: before, copying the caches costs more
 
 
 def base_of(model: nn.Module) -> PreTrainedModel:
@@ -37,6 +42,21 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         for module, training in former:
             if module.training != training:
                 module.training = training
+
+
+@contextmanager
+def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
+    """A list that holds the encoder's latest output, so that more can be made of it than one generation."""
+    latest: list[Any] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        latest[:] = [type(output)(**output) if isinstance(output, dict) else output]  # beams repeat its rows in place
+
+    hook = model.get_encoder().register_forward_hook(keep)
+    try:
+        yield latest
+    finally:
+        hook.remove()
 
 
 @contextmanager
@@ -83,6 +103,7 @@ def generate_texts(
     *,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    after_batch: AfterBatch | None = None,
 ) -> list[str]:
     """One text per row of token ids, in the order of the rows.
 
@@ -95,21 +116,93 @@ def generate_texts(
         config: the complete settings; nothing is taken from the model's own defaults.
         batch_size: rows generated together.
         on_batch: called with the number of rows after each batch.
+        after_batch: gets the encoder's output of each batch, which need not be computed twice.
     """
     base = base_of(model)
     padding = padding_id(base, tokenizer)
     texts = [""] * len(input_ids)
-    with evaluation_mode(model), _own_decoding_defaults(base, config):
+    search = {"custom_generate": greedy} if config.num_beams == 1 and not config.do_sample else {}
+    with evaluation_mode(model), _own_decoding_defaults(base, config), _encoder_output(base) as encoded:
         for rows in batches_by_length([len(row) for row in input_ids], batch_size):
             ids, mask = pad_right([input_ids[row] for row in rows], padding, base.device)
             generated = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, generation_config=config
+                input_ids=ids, attention_mask=mask, generation_config=config, **search
             )
             for row, text in zip(rows, decode(tokenizer, generated), strict=True):
                 texts[row] = text
+            if after_batch is not None:
+                after_batch(rows, encoded[0], mask)
             if on_batch is not None:
                 on_batch(len(rows))
     return texts
+
+
+def greedy(
+    model: Any,
+    input_ids: Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    **inputs: Any,
+) -> Tensor:
+    """`generate`'s greedy search, but rows that have ended leave the batch; same tokens, padded as there.
+
+    Called by `generate` itself (`custom_generate`), with everything prepared: what is special about a family of models
+    stays with transformers.
+
+    Args:
+        input_ids: (rows, 1) start tokens.
+        inputs: what the model's forward takes beside the decoder's tokens; encoder output and attention mask of
+            `rows` rows, the cache.
+
+    Returns:
+        (rows, length) tokens, the start token included.
+    """
+    ended = generation_config.pad_token_id or 0
+    sequences = input_ids.new_full((len(input_ids), generation_config.max_length), ended)
+    sequences[:, : input_ids.shape[1]] = input_ids
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+    done = torch.zeros_like(rows, dtype=torch.bool)
+    while True:
+        cached = inputs.get("past_key_values") is not None and input_ids.shape[1] > 1
+        outputs = model(decoder_input_ids=input_ids[:, -1:] if cached else input_ids, return_dict=True, **inputs)
+        if "past_key_values" in outputs:
+            inputs["past_key_values"] = outputs.past_key_values
+        scores = logits_processor(input_ids, outputs.logits[:, -1].to(copy=True, dtype=torch.float32))
+        tokens = scores.argmax(-1).masked_fill_(done, ended)
+        sequences[rows, input_ids.shape[1]] = tokens
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+        done = done | stopping_criteria(input_ids, None)
+        going = (~done).nonzero().flatten()
+        if not len(going):
+            return sequences[:, : input_ids.shape[1]]
+        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and _can_shrink(inputs.get("past_key_values")):
+            inputs = _select(inputs, going, len(rows))
+            rows, done, input_ids = rows[going], done[going], input_ids[going]
+
+
+def _can_shrink(cache: Any) -> bool:
+    """Whether rows may be taken out of this cache; of no cache nothing needs to be taken."""
+    if not isinstance(cache, EncoderDecoderCache):
+        return cache is None
+    return all(type(part) is DynamicCache for part in (cache.self_attention_cache, cache.cross_attention_cache))
+
+
+def _select(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
+    """The inputs of the rows `going`, of `rows` rows; the cache is cut in place."""
+
+    def chosen(value: Any) -> Any:
+        if isinstance(value, EncoderDecoderCache):
+            value.batch_select_indices(going)
+        elif isinstance(value, Tensor) and value.dim() and len(value) == rows:
+            return value[going]
+        elif isinstance(value, dict):  # the encoder's output, one of transformers' own kinds of dictionary
+            return type(value)(**{name: chosen(part) for name, part in value.items()})
+        elif isinstance(value, tuple):
+            return tuple(chosen(part) for part in value)
+        return value
+
+    return {name: chosen(value) for name, value in inputs.items()}
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, generated: Tensor) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from spectune.data.collation import collate
+from spectune.data.collation import padded_labels
 from spectune.data.examples import Example
 from spectune.data.tokenization import TokenizedSet
-from spectune.evaluation.decoding import base_of, batches_by_length, padding_id
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config, generation_model
-from spectune.evaluation.loss import evaluation_loss
+from spectune.evaluation.loss import CrossEntropySum
 from spectune.evaluation.metrics import LOSS, LOSS_SIGNATURE, Metric, compute_metrics, confusion
 
 
@@ -65,6 +64,14 @@ def evaluate_examples(
     started = time.monotonic()
     if not examples or len(examples) != len(tokenized.input_ids):
         raise ValueError(f"{len(examples)} examples against {len(tokenized.input_ids)} tokenised rows")
+    loss = CrossEntropySum(model) if with_loss or LOSS in metric_names else None
+
+    def add_loss(rows: list[int], encoded: Any, mask: Tensor) -> None:
+        """The batch's cross entropy, over the encoder's output that it was generated from."""
+        if loss is not None:
+            labels = padded_labels([tokenized.labels[row] for row in rows])
+            loss.add(labels, encoder_outputs=encoded, attention_mask=mask)
+
     with generation_model(model) as generator:
         predictions = generate_texts(
             generator,
@@ -73,6 +80,7 @@ def evaluate_examples(
             generation_config(model, settings),
             batch_size=settings.batch_size,
             on_batch=on_batch,
+            after_batch=add_loss,
         )
     metrics = compute_metrics(
         [name for name in metric_names if name != LOSS],
@@ -80,9 +88,8 @@ def evaluate_examples(
         references=[accepted_texts(example) for example in examples],
         labels=labels,
     )
-    if with_loss or LOSS in metric_names:
-        batches = _loss_batches(tokenized, settings.batch_size, padding_id(base_of(model), tokenizer))
-        metrics[LOSS] = Metric(evaluation_loss(model, batches), LOSS_SIGNATURE)
+    if loss is not None:
+        metrics[LOSS] = Metric(loss.mean(), LOSS_SIGNATURE)
     counts = None
     if task == "classification" and labels is not None:
         counts = confusion(predictions, [example.target for example in examples], labels)
@@ -105,13 +112,3 @@ def write_predictions(path: str | Path, examples: Sequence[Example], predictions
                 record["references"] = list(accepted_texts(example))
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
     os.replace(partial, final)
-
-
-def _loss_batches(tokenized: TokenizedSet, batch_size: int, padding: int) -> Iterator[dict[str, Tensor]]:
-    lengths = [len(ids) + len(labels) for ids, labels in zip(tokenized.input_ids, tokenized.labels, strict=True)]
-    for rows in batches_by_length(lengths, batch_size):
-        yield collate(
-            [tokenized.input_ids[row] for row in rows],
-            [tokenized.labels[row] for row in rows],
-            pad_token_id=padding,
-        )

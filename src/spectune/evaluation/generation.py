@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 from transformers import GenerationConfig
 
+from spectune.adapter.peft_inference import plain_arithmetic
 from spectune.config import EvaluationConfig
-from spectune.evaluation.decoding import base_of, generate_texts
+from spectune.evaluation.decoding import base_of, evaluation_mode, generate_texts
 
 __all__ = ["GenerationSettings", "generate_texts", "generation_config", "generation_model", "resolve_settings"]
 
@@ -105,8 +106,9 @@ def generation_config(model: nn.Module, settings: GenerationSettings) -> Generat
 
 @contextmanager
 def generation_model(model: nn.Module) -> Iterator[nn.Module]:
-    """The model to generate with: the one place where a cheaper exact path (a merged copy) may be chosen."""
-    yield model
+    """The model to evaluate with, many calls in a row: in evaluation mode, the adapter at its cheapest exact path."""
+    with evaluation_mode(model), plain_arithmetic(model):
+        yield model
 
 
 def _family_entries(base: GenerationConfig) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,49 @@ from spectune.evaluation.decoding import base_of, evaluation_mode
 IGNORED = -100
 
 
-@torch.inference_mode()
+class CrossEntropySum:
+    """Cross entropy of a model's target tokens, added up batch by batch on the device and read once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Of `model`, an encoder-decoder model or a `PeftModel` around one, which must be in evaluation mode."""
+        # The transformers model, not the PEFT wrapper around it: the wrapper would compute the penalty, or fail for an
+        # adapter loaded for inference. The adapter's layers are inside.
+        self._base: Any = base_of(model)
+        self._sums: list[Tensor] = []
+        self._counts: list[Tensor] = []
+
+    @torch.inference_mode()
+    def add(self, labels: Tensor, **inputs: Any) -> None:
+        """Add a batch.
+
+        Args:
+            labels: (rows, length), −100 where nothing is asked.
+            inputs: the rest of what the model's forward takes; `encoder_outputs` saves the encoder.
+        """
+        labels = labels.to(self._base.device)
+        # with labels the model would compute a loss of its own, which nobody needs
+        shifted = self._base.prepare_decoder_input_ids_from_labels(labels)
+        logits = self._base(decoder_input_ids=shifted, **inputs).logits
+        self._sums.append(_summed_cross_entropy(logits, labels))
+        self._counts.append((labels != IGNORED).sum())
+
+    def mean(self) -> float:
+        """−1/N · Σ log p(target token) over all N tokens, in nats.
+
+        Raises:
+            ValueError: there is no target token.
+        """
+        if not self._sums:
+            raise ValueError("evaluation loss over no batches")
+        # The one host read. A batch's count is exact in float32 up to 16.7 million tokens.
+        totals, tokens = torch.stack([torch.stack(self._sums), torch.stack(self._counts).float()]).tolist()
+        if not any(tokens):
+            raise ValueError("evaluation loss over no target tokens")
+        return math.fsum(totals) / math.fsum(tokens)
+
+
 def evaluation_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> float:
-    """Mean cross entropy per target token, in nats: −1/N · Σ log p(target token), over all N tokens of all rows.
+    """Mean cross entropy per target token, in nats, over all tokens of all rows.
 
     Args:
         model: an encoder-decoder model or a `PeftModel` around one; put into evaluation mode and back.
@@ -29,24 +70,11 @@ def evaluation_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> f
     Raises:
         ValueError: there is no target token.
     """
-    # The transformers model, not the PEFT wrapper around it: the wrapper would compute the penalty, or fail for an
-    # adapter loaded for inference. The adapter's layers are inside.
-    base = base_of(model)
-    sums: list[Tensor] = []
-    counts: list[Tensor] = []
+    total, device = CrossEntropySum(model), base_of(model).device
     with evaluation_mode(model):
         for batch in batches:
-            moved = {name: tensor.to(base.device) for name, tensor in batch.items()}
-            logits = base(**moved).logits
-            sums.append(_summed_cross_entropy(logits, moved["labels"]))
-            counts.append((moved["labels"] != IGNORED).sum())
-    if not sums:
-        raise ValueError("evaluation loss over no batches")
-    # The one host read. A batch's count is exact in float32 up to 16.7 million tokens.
-    totals, tokens = torch.stack([torch.stack(sums), torch.stack(counts).float()]).tolist()
-    if not any(tokens):
-        raise ValueError("evaluation loss over no target tokens")
-    return math.fsum(totals) / math.fsum(tokens)
+            total.add(**{name: tensor.to(device) for name, tensor in batch.items()})
+    return total.mean()
 
 
 def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

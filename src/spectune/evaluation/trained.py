@@ -19,7 +19,7 @@ from spectune.data.tokenization import tokenize_examples
 from spectune.data.verbalizer import Verbalizer
 from spectune.errors import AdapterError
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
-from spectune.evaluation.generation import generate_texts, generation_config, resolve_settings
+from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
 from spectune.evaluation.metrics import resolve_metrics
 from spectune.files import MANIFEST, read_json, verify_manifest
 
@@ -56,13 +56,14 @@ class TrainedAdapter:
     def predict(self, examples: Sequence[Example]) -> list[str]:
         """One output per example, in order."""
         settings = resolve_settings(self.evaluation, self.data.max_target_length)
-        return generate_texts(
-            self.model,
-            self.tokenizer,
-            self._tokenize(examples).input_ids,
-            generation_config(self.model, settings),
-            batch_size=settings.batch_size,
-        )
+        with generation_model(self.model) as generator:
+            return generate_texts(
+                generator,
+                self.tokenizer,
+                self._tokenize(examples).input_ids,
+                generation_config(self.model, settings),
+                batch_size=settings.batch_size,
+            )
 
     def _tokenize(self, examples: Sequence[Example]) -> Any:
         return tokenize_examples(

@@ -1,0 +1,110 @@
+"""The adapted maps while an evaluation runs: PEFT's own arithmetic, operation for operation, without its overhead.
+
+What the reload proof compares are texts, and a text can hang on the last bit of a logit. So an evaluation computes
+what a plain PEFT load computes, in the same order and precision: x W ᵀ + b, then (x (A·E)ᵀ Bᵀ) · α / (r + 1e-5), added.
+Merged weights (and our own fused order) round otherwise and flip a near tie now and then; see LOG.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.adalora.layer import AdaLoraLayer, SVDLinear
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spectune.adapter.peft_classes import HostedLayer, HostedTuner, plain_class
+from spectune.adapter.peft_entries import rank_pattern
+
+Forward = Callable[..., Tensor]
+
+
+@contextmanager
+def plain_arithmetic(model: nn.Module) -> Iterator[None]:
+    """Inside, every AdaLoRA layer of `model` computes as plain PEFT does in evaluation mode, from parts made once.
+
+    Works on a `PeftModel` with or without the engine attached, on any other model it does nothing. Nothing is merged:
+    base weights are only read. The adapter's weights must not change inside, and the model stays in evaluation mode.
+    """
+    tuner: Any = getattr(model, "base_model", None)
+    hosted = isinstance(tuner, HostedTuner)
+    # whoever wraps a forward puts it on the instance: such layers are left alone
+    layers = [layer for layer in model.modules() if isinstance(layer, AdaLoraLayer) and "forward" not in vars(layer)]
+    try:
+        with torch.no_grad():
+            pruned = hosted and rank_pattern(tuner.engine) is not None
+            for layer in layers:
+                replacement = _lean(layer, pruned) or _pefts(layer)
+                if replacement is not None:
+                    layer.forward = replacement
+            if hosted:
+                tuner.hold_parts(True)
+        yield
+    finally:
+        for layer in layers:
+            vars(layer).pop("forward", None)
+        if hosted:
+            tuner.hold_parts(False)
+
+
+def _lean(layer: Any, pruned: bool) -> Forward | None:
+    """Forward of a layer over a plain linear map with one active adapter; None where anything else is the case.
+
+    Args:
+        layer: one of PEFT's, perhaps hosted.
+        pruned: the adapter would be saved with a rank pattern; a load then rounds it to the base's precision.
+    """
+    base = layer.get_base_layer()
+    kind = plain_class(layer) if isinstance(layer, HostedLayer) else type(layer)
+    if kind is not SVDLinear or not _is_bare(base) or layer.training or layer.disable_adapters or layer.merged:
+        return None
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(active) != 1:
+        return None
+    name = active[0]
+    if not len(layer.lora_E[name]):  # pruned to nothing: PEFT adds zeros
+        return lambda x: F.linear(x, base.weight, base.bias)
+    a, e, b = (getattr(layer, kind)[name] for kind in ("lora_A", "lora_E", "lora_B"))
+    if pruned:
+        a, e, b = (entry.to(base.weight.dtype).to(entry.dtype) for entry in (a, e, b))
+    return _forward(
+        base.weight,
+        base.bias,
+        down=(a * e).t(),
+        up=b.contiguous().t(),  # in memory as a load has it; the engine's alias is transposed
+        alpha=layer.scaling[name],
+        rank=layer.ranknum[name] + 1e-5,
+    )
+
+
+def _forward(weight: Tensor, bias: Tensor | None, *, down: Tensor, up: Tensor, alpha: float, rank: Tensor) -> Forward:
+    """x (…, in) → (…, out).
+
+    Args:
+        weight: (out, in), with `bias` (out,).
+        down: (A·E)ᵀ, (in, r).
+        up: Bᵀ, (r, out).
+        alpha: PEFT's scaling.
+        rank: PEFT's rank number plus 1e-5, (1,).
+    """
+
+    def forward(x: Tensor) -> Tensor:
+        low_rank = x.to(down.dtype) @ down @ up
+        # one pass for PEFT's three: · alpha, / rank, added, each rounded as there
+        return F.linear(x, weight, bias).addcdiv_(low_rank, rank, value=alpha)
+
+    return forward
+
+
+def _is_bare(base: nn.Module) -> bool:
+    """A linear map that may be computed without calling the module: nothing listens to its calls."""
+    listeners = (base._forward_hooks, base._forward_pre_hooks)
+    return type(base) is nn.Linear and not any(listeners) and "forward" not in vars(base)
+
+
+def _pefts(layer: Any) -> Forward | None:
+    """PEFT's own forward of a hosted layer: quantised maps, several active adapters, merged and disabled ones."""
+    return plain_class(layer).forward.__get__(layer) if isinstance(layer, HostedLayer) else None
