@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
+from benchmarks.operations import Operations
 from tests.adapter.tiny import FREEZE, LAST, adapted, base, batch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from spectune.adapter.peft_host import attach
 
-READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "item", "masked_select", "unique")
 
-
-class Operations(TorchDispatchMode):
-    """Counts what reaches ATen."""
-
-    def __init__(self) -> None:
-        cast(Any, super()).__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def reads(self) -> int:
-        return sum(number for name, number in self.count.items() if name in READS)
-
-
-def of_the_frozen_base(family: str, layers: int) -> Counter[str]:
+def of_the_frozen_base(family: str, layers: int) -> Operations:
     """Forward and backward with gradients of activations only, as below an adapter."""
     model = base(family, layers).train()
     model.requires_grad_(False)
@@ -39,13 +20,13 @@ def of_the_frozen_base(family: str, layers: int) -> Counter[str]:
     seen = Operations()
     with seen:
         model(**batch(1)).loss.backward()
-    return seen.count
+    return seen
 
 
 @pytest.mark.parametrize("order", ["paper", "peft"])
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_no_reads_beyond_those_of_the_base(family: str, order: str) -> None:
-    frozen = sum(number for name, number in of_the_frozen_base(family, 1).items() if name in READS)
+    frozen = of_the_frozen_base(family, 1).reads
     model: Any = adapted(base(family))
     engine = attach(model, penalty="step" if order == "paper" else "loss")
     optimizer = torch.optim.AdamW(engine.parameters(), lr=1e-3, fused=True)
@@ -74,7 +55,7 @@ def test_no_reads_beyond_those_of_the_base(family: str, order: str) -> None:
 
 @pytest.mark.parametrize(("order", "most"), [("paper", 12), ("peft", 12)])
 def test_operations_beyond_the_frozen_base(order: str, most: int, capsys: pytest.CaptureFixture[str]) -> None:
-    frozen = sum(of_the_frozen_base("bart", 2).values())
+    frozen = of_the_frozen_base("bart", 2).total
     model: Any = adapted(base("bart", 2))
     engine = attach(model, penalty="step" if order == "paper" else "loss")
     optimizer = torch.optim.AdamW(engine.parameters(), lr=1e-3, fused=True)
@@ -89,7 +70,7 @@ def test_operations_beyond_the_frozen_base(order: str, most: int, capsys: pytest
             optimizer.step()
             engine.reallocate(step) if order == "paper" else engine.update_and_allocate(step)
             optimizer.zero_grad(set_to_none=True)
-        beyond[step] = (sum(seen.count.values()) - frozen) / len(engine.store.matrices)
+        beyond[step] = (seen.total - frozen) / len(engine.store.matrices)
         if step == FREEZE:
             engine.compact(optimizer)
     named = {"warm-up": 3, "decrease": 9, "allocation": 10, "freeze": FREEZE, "compacted": LAST - 1}

@@ -95,7 +95,8 @@ class _Parts(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.bank, ctx.values, ctx.scale = bank, values, scale
         ctx.versions = rows._version, None if values is None else values._version
-        whole = rows if values is None else rows * (values[bank.triplets] * scale).unsqueeze(1)
+        ctx.factors = None if values is None else (values[bank.triplets] * scale).unsqueeze(1)  # (n, 1)
+        whole = rows if values is None else rows * ctx.factors
         return cast(tuple[Tensor, ...], whole.to(dtype).split(bank.sizes))
 
     @staticmethod
@@ -111,7 +112,7 @@ class _Parts(torch.autograd.Function):
         values = ctx.values.detach()
         d_values = torch.zeros_like(values)
         d_values.index_copy_(0, bank.triplets, (grad * rows).sum(1).mul_(ctx.scale))
-        return grad.mul_((values[bank.triplets] * ctx.scale).unsqueeze(1)), d_values, None, None, None
+        return grad.mul_(ctx.factors), d_values, None, None, None
 
 
 def _concatenate(grads: tuple[Tensor | None, ...], sizes: list[int], rows: Tensor) -> Tensor | None:

@@ -94,14 +94,12 @@ class AdaLoraEngine:
             raise AdapterError(
                 'add_orthogonality_gradient() would count the penalty twice; attach(model, penalty="step") to use it'
             )
-        totals = []
+        norms = []
         for bank, layout in zip(self.store.sides, self.store.penalty_frames, strict=True):
-            total, gradient = orthogonality.norms_and_gradient(bank.rows, layout)
-            totals.append(total)
             if bank.rows.grad is None:
                 bank.rows.grad = torch.zeros_like(bank.rows)
-            bank.rows.grad.add_(gradient, alpha=self._penalty_weight)
-        return torch.stack(totals).sum() * self._penalty_weight
+            norms.append(orthogonality.add_gradient(bank.rows, layout, self._penalty_weight, bank.rows.grad))
+        return torch.cat(norms).sum() * self._penalty_weight
 
     @property
     def _penalty_weight(self) -> float:

@@ -37,14 +37,23 @@ def update_averages(
     """
     now = list(torch._foreach_mul(weights, grads))
     torch._foreach_abs_(now)
-    if skip is not None:
-        now = [torch.where(skip, old, new) for old, new in zip(sensitivity, now, strict=True)]
-    torch._foreach_lerp_(sensitivity, now, 1.0 - beta1)
+    rates: list[Tensor] | list[float] = [1.0 - beta1, 1.0 - beta2]
+    if skip is not None:  # finite numbers, whatever they are, at rate 0
+        for tensor in now:
+            tensor.nan_to_num_()
+        rates = [torch.where(skip, 0.0, rate) for rate in rates]
+    _move(sensitivity, now, rates[0])
     torch._foreach_sub_(now, sensitivity)
     torch._foreach_abs_(now)
-    if skip is not None:
-        now = [torch.where(skip, old, new) for old, new in zip(uncertainty, now, strict=True)]
-    torch._foreach_lerp_(uncertainty, now, 1.0 - beta2)
+    _move(uncertainty, now, rates[1])
+
+
+def _move(averages: list[Tensor], targets: list[Tensor], rate: Tensor | float) -> None:
+    """averages ← averages + rate · (targets − averages), in place; exactly unchanged at rate 0."""
+    if isinstance(rate, float):
+        torch._foreach_lerp_(averages, targets, rate)
+    else:
+        torch._foreach_lerp_(averages, targets, [rate.to(average.dtype) for average in averages])
 
 
 def triplet_scores(

@@ -1,7 +1,8 @@
 """The orthogonality penalty and its gradient, bank by bank.
 
 R = γ / (2m) Σ (‖PᵀP − I‖_F + ‖QQᵀ − I‖_F) over m matrices: PEFT's form (the paper's equation 4 sums squared norms
-and does not average). The gradient is analytic, 2 (G − I) X / ‖G − I‖_F with G = X Xᵀ for rows X, and 0 at 0.
+and does not average). The gradient is analytic, 2 (G − I) X / ‖G − I‖_F with G = X Xᵀ for rows X, and 0 at 0; only
+the small (G − I) / ‖G − I‖_F, the *slope*, is ever kept.
 """
 
 from __future__ import annotations
@@ -13,56 +14,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_TINY = 1e-12  # norms below it count as 0: the gradient must be 0 there, not 0 / 0
+
 
 @dataclass(frozen=True)
 class Frames:
-    """How a bank's rows fall into matrices of r rows each, padded where ranks differ.
+    """How the n rows of a bank fall into m matrices of r places each, padded where ranks differ.
 
-    `index` is (m, r) row numbers, None where the rows simply reshape; `identity` is (m, r, r) or (1, r, r): ones on the
-    diagonal of rows that count. Rows that do not count (padding, dead triplets) are zeroed by `weight`, (m, r, 1).
+    `identity` is (m, r, r). `rows` (m · r,) is the row in each place and `places` (n,) the place of each row; both None
+    where the bank simply reshapes. `counts` (m, r, r) is 1 where both rows count, neither padding nor dead; None where
+    all do.
     """
 
     matrices: int
-    index: Tensor | None
     identity: Tensor
-    weight: Tensor | None
+    rows: Tensor | None = None
+    places: Tensor | None = None
+    counts: Tensor | None = None
 
 
 def frames(sizes: Sequence[int], device: torch.device, dtype: torch.dtype, live: Tensor | None = None) -> Frames:
-    """Lay out a bank of consecutive matrices with `sizes` rows; `live` is (rows,) bool, None where all count."""
+    """Lay out a bank of consecutive matrices with `sizes` rows; `live` is (n,) bool, None where all count."""
     width = max(sizes, default=0)
-    if live is None and all(size == width for size in sizes):
-        return Frames(len(sizes), None, torch.eye(width, device=device, dtype=dtype).unsqueeze(0), None)
-    starts = torch.tensor([0, *sizes[:-1]], device=device).cumsum(0)
-    offset = torch.arange(width, device=device)
-    valid = offset < torch.tensor(list(sizes), device=device).unsqueeze(1)
-    index = torch.where(valid, starts.unsqueeze(1) + offset, 0)
-    if live is not None:
-        valid = valid & live[index]
-    weight = valid.to(dtype)
-    return Frames(len(sizes), index, torch.diag_embed(weight), weight.unsqueeze(2))
+    identity = torch.eye(width, device=device, dtype=dtype).expand(len(sizes), -1, -1)
+    ragged = any(size != width for size in sizes)
+    if live is None and not ragged:
+        return Frames(len(sizes), identity)
+    places = torch.tensor([matrix * width + row for matrix, size in enumerate(sizes) for row in range(size)])
+    places = places.to(device=device, dtype=torch.int64)
+    alive = torch.ones_like(places, dtype=torch.bool) if live is None else live
+    every = len(sizes) * width
+    counts = torch.zeros(every, dtype=torch.bool, device=device).index_copy_(0, places, alive).view(-1, width)
+    both = (counts.unsqueeze(1) & counts.unsqueeze(2)).to(dtype)
+    if not ragged:
+        return Frames(len(sizes), identity, counts=both)
+    rows = torch.zeros(every, dtype=torch.int64, device=device)
+    rows.index_copy_(0, places, torch.arange(len(places), device=device))
+    return Frames(len(sizes), identity, rows, places, both)
 
 
-def norms_and_gradient(rows: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
-    """Sum of ‖X Xᵀ − I‖_F over the matrices of a bank, a scalar, and its gradient with respect to the rows."""
+@torch.no_grad()
+def add_gradient(rows: Tensor, layout: Frames, weight: float, grad: Tensor) -> Tensor:
+    """Add weight · ∂(Σ ‖X Xᵀ − I‖_F) to `grad`, (n, width), in place; returns the norms, (m,)."""
     with torch.autocast(rows.device.type, enabled=False):
-        return _norms_and_gradient(rows, layout)
-
-
-def _norms_and_gradient(rows: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
-    if layout.index is None or layout.weight is None:
-        x = rows.view(layout.matrices, -1, rows.shape[1])  # (m, r, width)
-    else:
-        x = rows[layout.index] * layout.weight
-    excess = torch.baddbmm(layout.identity.expand(len(x), -1, -1), x, x.transpose(1, 2), beta=-1)  # G − I, (m, r, r)
-    norm = torch.linalg.vector_norm(excess, dim=(1, 2))
-    factor = torch.where(norm > 0, 2.0 / norm, 0.0)
-    gradient = torch.bmm(excess * factor.view(-1, 1, 1), x)
-    if layout.index is None or layout.weight is None:
-        return norm.sum(), gradient.view_as(rows)
-    gradient = gradient * layout.weight
-    flat = torch.zeros_like(rows).index_add_(0, layout.index.flatten(), gradient.flatten(0, 1))
-    return norm.sum(), flat
+        x = _by_matrix(rows, layout)
+        norms, slope = _norms_and_slope(x, layout)
+        if layout.places is None:
+            grad.view_as(x).baddbmm_(slope, x, alpha=2.0 * weight)
+        else:
+            grad.add_(torch.bmm(slope, x).flatten(0, 1).index_select(0, layout.places), alpha=2.0 * weight)
+    return norms
 
 
 class Penalty(torch.autograd.Function):
@@ -70,11 +71,39 @@ class Penalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: float, layouts: Sequence[Frames], *banks: Tensor) -> Tensor:
-        pairs = [norms_and_gradient(rows, layout) for rows, layout in zip(banks, layouts, strict=True)]
-        ctx.weight, ctx.gradients = weight, [gradient for _, gradient in pairs]
-        return torch.stack([total for total, _ in pairs]).sum() * weight
+        norms, ctx.slopes = [], []
+        for rows, layout in zip(banks, layouts, strict=True):
+            with torch.autocast(rows.device.type, enabled=False):
+                norm, slope = _norms_and_slope(_by_matrix(rows, layout), layout)
+            norms.append(norm)
+            ctx.slopes.append(slope)
+        ctx.save_for_backward(*banks)
+        ctx.weight, ctx.layouts = weight, layouts
+        return torch.cat(norms).sum() * weight
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *torch._foreach_mul(ctx.gradients, grad * ctx.weight)
+        factor = grad * (2.0 * ctx.weight)
+        gradients = []
+        for rows, slope, layout in zip(ctx.saved_tensors, ctx.slopes, ctx.layouts, strict=True):
+            with torch.autocast(rows.device.type, enabled=False):
+                gradient = torch.bmm(slope * factor, _by_matrix(rows, layout)).flatten(0, 1)
+            gradients.append(gradient if layout.places is None else gradient.index_select(0, layout.places))
+        return None, None, *gradients
+
+
+def _by_matrix(rows: Tensor, layout: Frames) -> Tensor:
+    """The rows of a bank as (m, r, width); what padding holds does not matter, `counts` leaves it out."""
+    if layout.rows is not None:
+        rows = rows.index_select(0, layout.rows)
+    return rows.view(layout.matrices, -1, rows.shape[1])
+
+
+def _norms_and_slope(x: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
+    """‖G − I‖_F for x (m, r, width), (m,), and (G − I) / ‖G − I‖_F, (m, r, r)."""
+    excess = torch.baddbmm(layout.identity, x, x.transpose(1, 2), beta=-1)
+    if layout.counts is not None:
+        excess.mul_(layout.counts)
+    norms = torch.linalg.vector_norm(excess, dim=(1, 2), keepdim=True)
+    return norms.flatten(), excess.div_(norms.clamp_min(_TINY))

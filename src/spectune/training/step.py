@@ -50,7 +50,7 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
         moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
         labels = moved.pop("labels")
         with options.autocast():
-            logits = model(**moved, decoder_input_ids=_shifted(model, labels)).logits
+            logits = model(**moved, decoder_input_ids=_shifted(model, labels), use_cache=False).logits
         loss = F.cross_entropy(
             logits.flatten(0, -2).float(),
             labels.flatten(),
@@ -87,17 +87,16 @@ def training_step(
         rate: its learning rate.
     """
     loss = window_loss(model, window, options)
-    parameters = [parameter for parameter in engine.parameters() if parameter.grad is not None]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    skip = ~torch.isfinite(torch.nn.utils.get_total_norm(gradients)) if gradients else ~torch.isfinite(loss)
     paper = options.call_order == "paper"
     if paper and not options.penalty_in_scores:
-        engine.observe(skip)
+        engine.observe(~torch.isfinite(torch.nn.utils.get_total_norm(_gradients(engine))))
     penalty = engine.add_orthogonality_gradient()
+    gradients = _gradients(engine)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    skip = ~torch.isfinite(norm)
     if paper and options.penalty_in_scores:
         engine.observe(skip)
-    gradients = [parameter.grad for parameter in engine.parameters() if parameter.grad is not None]
-    clip(gradients, torch.nn.utils.get_total_norm(gradients), options.max_grad_norm)
+    clip(gradients, norm, options.max_grad_norm)
     set_learning_rate(optimizer, rate)
     step_unless(optimizer, skip)
     if paper:
@@ -108,3 +107,7 @@ def training_step(
         budget = engine.schedule.budget(step, engine.initial_budget, engine.target_budget) if due else None
     optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, penalty, skip, budget)
+
+
+def _gradients(engine: AdaLoraEngine) -> list[Tensor]:
+    return [parameter.grad for parameter in engine.parameters() if parameter.grad is not None]
