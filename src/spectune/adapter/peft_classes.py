@@ -24,6 +24,9 @@ class HostedLayer:
 
     factors: Factors
     hosted_adapter: str
+    quantized: bool
+    """PEFT rounds several times on the way through a quantised layer: without gradient its own formula, over the
+    aliases, gives what the saved adapter will give."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Base output plus s · PΛQ x; disabled, merged and several active adapters as in PEFT."""
@@ -33,6 +36,8 @@ class HostedLayer:
             if layer.merged and layer.disable_adapters:
                 layer.unmerge()
             return cast(Tensor, base(x, *args, **kwargs))
+        if self.quantized and not torch.is_grad_enabled():
+            return cast(Tensor, cast(Any, super()).forward(x, *args, **kwargs))
         factors = self.factors
         if factors.q is None:
             factors.owner.refresh()

@@ -68,6 +68,7 @@ def attach(
         importance=importance,
         pruning=pruning,
     )
+    _keep_weights_trainable(tuner.model)
     setattr(tuner, BANKS, nn.ModuleDict(store.named_banks()))
     banks = {id(bank.rows) for bank in store.banks}
     store.realias()
@@ -110,7 +111,7 @@ def _give_entries_back(layer: Any, name: str, kept: Tensor) -> None:
         mask = kept.to(entry.device)
         own = entry[:, mask] if kind == "lora_B" else entry[mask]
         entries[name] = nn.Parameter(own.contiguous())
-    del layer.factors, layer.hosted_adapter
+    del layer.factors, layer.hosted_adapter, layer.quantized
     layer.__class__ = plain_class(layer)
 
 
@@ -127,6 +128,14 @@ def _trainable_adapter(model: Any) -> tuple[Any, str, AdaLoraConfig]:
     if not trainable:
         raise AdapterError("no adapter of this model is trainable; load it with is_trainable=True")
     return tuner, trainable[0], cast(AdaLoraConfig, tuner.peft_config[trainable[0]])
+
+
+def _keep_weights_trainable(model: nn.Module) -> None:
+    """bitsandbytes repacks 4-bit weights at their first use without gradient, on processors with bfloat16 units: their
+    scales lose digits, widths that 32 does not divide fail, and no gradient passes through them any more."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _adapted_layers(tuner: Any, name: str) -> list[tuple[str, Any]]:
@@ -202,6 +211,7 @@ def _change_classes(model: Any, tuner: Any, engine: AdaLoraEngine, name: str) ->
     store = engine.store
     for matrix in store.matrices:
         matrix.layer.factors, matrix.layer.hosted_adapter = matrix.factors, name
+        matrix.layer.quantized = not matrix.layer.get_base_layer().weight.is_floating_point()
         matrix.layer.__class__ = hosted_class(HostedLayer, type(matrix.layer))
     tuner.engine, tuner.hosted_adapter = engine, name
     tuner.host_hooks = [

@@ -107,8 +107,10 @@ class TripletStore:
         device = bank.rows.device.type
         if torch.is_autocast_enabled(device):
             return torch.get_autocast_dtype(device)
-        weight = self.matrices[bank.members[0]].layer.get_base_layer().weight
-        return weight.dtype if weight.dtype in _LOW_PRECISION else bank.rows.dtype
+        base = self.matrices[bank.members[0]].layer.get_base_layer()
+        # a 4-bit layer unpacks its weights to a precision that it names
+        dtype = base.weight.dtype if base.weight.dtype.is_floating_point else getattr(base, "compute_dtype", None)
+        return dtype if dtype in _LOW_PRECISION else bank.rows.dtype
 
     def drop_parts(self) -> None:
         """Forget the parts: after a step, a load, a move, a change of mode."""
