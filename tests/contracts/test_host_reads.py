@@ -12,11 +12,15 @@ from tests.adapter.tiny import FREEZE, LAST, adapted, base, batch
 from spectune.adapter.peft_host import attach
 
 
-def of_the_frozen_base(family: str, layers: int) -> Operations:
+def of_the_frozen_base(
+    family: str, layers: int, *, dtype: torch.dtype = torch.float32, checkpointing: bool = False
+) -> Operations:
     """Forward and backward with gradients of activations only, as below an adapter."""
-    model = base(family, layers).train()
+    model = base(family, layers, dtype=dtype).train()
     model.requires_grad_(False)
     model.enable_input_require_grads()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     seen = Operations()
     with seen:
         model(**batch(1)).loss.backward()

@@ -77,6 +77,7 @@ def test_bf16_base_evaluates_as_plain_peft(family: str, tmp_path: Path) -> None:
     engine = attach(model)
     steps_of_peft(model, OPTIMIZERS["adamw"](engine.parameters()), range(1, FREEZE + 2))
     assert {parameter.dtype for parameter in engine.parameters()} == {torch.float32}
+    assert len(engine.parameters()) == len(engine.store.banks), "PEFT's cast makes its scale trainable, attach does not"
     model.save_pretrained(tmp_path)
     plain = load_plain(family, tmp_path, torch.bfloat16)
     expected, found = logits(plain), logits(model.eval())

@@ -71,6 +71,8 @@ def attach(
     _keep_weights_trainable(tuner.model)
     setattr(tuner, BANKS, nn.ModuleDict(store.named_banks()))
     banks = {id(bank.rows) for bank in store.banks}
+    for matrix in store.matrices:  # its cast to float32, of a base in lower precision, has made PEFT's scale trainable
+        matrix.layer.ranknum[name].requires_grad_(False)
     store.realias()
     extra = [p for p in model.parameters() if p.requires_grad and id(p) not in banks]
     engine = AdaLoraEngine(store, schedule, options, extra)
