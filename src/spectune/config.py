@@ -48,7 +48,18 @@ class ModelConfig(Section):
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` takes bfloat16 where this machine multiplies it faster."""
+    quantization: Literal["int8", "nf4"] | None = None
+    """Linear maps of the frozen base in 8 or 4 bits, by the bitsandbytes library (`pip install 'spectune[quant]'`)."""
     trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _precision(self) -> ModelConfig:
+        if self.quantization == "int8" and self.dtype not in ("auto", "float32"):
+            raise ValueError(
+                f"quantization int8 does not go with dtype {self.dtype}, PEFT's 8-bit layer returns float32; "
+                "use dtype auto, or quantization nf4"
+            )
+        return self
 
 
 class DataConfig(Section):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, resolve_schedule
@@ -16,19 +16,10 @@ from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError
 from spectune.evaluation.metrics import LOSS, resolve_metrics
+from spectune.sizes import Memory, Parameters, memory_of, parameters_of
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedModel
-
-_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 MOST_STEPS = 2**31 - 1
-# Kept in float32 for every number of the adapter: itself, its gradient, two moments, two importance averages.
-_COPIES_OF_ADAPTER = 6
-# Tensors as wide as the model that a layer keeps for the backward pass, attention and feed-forward together.
-_KEPT_PER_LAYER = 16
-_KEPT_WITH_CHECKPOINTING = 1
 _LEAST_SCALE, _LEAST_RATE = 0.5, 2e-4  # below, short runs do not leave λ = 0 (PEFT's own benchmark: 0.125 and 1e-4)
 
 
@@ -54,30 +45,6 @@ class Outline:
     base: str
     """Directory or hub id of the base model."""
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parameters:
-    """Parameter counts; those after the freeze are estimates, since importance decides which matrices keep what."""
-
-    total: int
-    trainable_at_start: int
-    trainable_after_freeze: int
-    saved: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes while training, an estimate."""
-
-    base: int
-    adapter: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All three together."""
-        return self.base + self.adapter + self.activations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +99,7 @@ def plan_run(config: RunConfig) -> Plan:
     model = skeleton(config.model)
     notes = [*outline.notes, *check_lengths(config.data, model.config)]
     targets = tuple(resolve_targets(model, config.adapter.target_modules, config.adapter.exclude_modules))
-    parameters = _parameters(config, model, targets)
+    parameters = parameters_of(config, model, targets)
     return Plan(
         model=config.model.model_name_or_path,
         architecture=type(model).__name__,
@@ -141,7 +108,7 @@ def plan_run(config: RunConfig) -> Plan:
         rate=outline.rate,
         targets=targets,
         parameters=parameters,
-        memory=_memory(config, model, targets, parameters),
+        memory=memory_of(config, model, targets, parameters),
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )
@@ -167,6 +134,7 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     schedule = schedule_of(config, lengths.total_step)
     rate = learning_rate_of(config, schedule)
     notes += _tuning_notes(config)
+    _check_library(config)
     return Outline(
         data=data,
         lengths=lengths,
@@ -204,6 +172,14 @@ def _tuning_notes(config: RunConfig) -> list[str]:
             f"learning_rate {config.train.learning_rate:g} under-trains: λ starts at 0 and AdaLoRA wants about 1e-3"
         )
     return notes
+
+
+def _check_library(config: RunConfig) -> None:
+    if config.model.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            f"model.quantization {config.model.quantization} needs the bitsandbytes library; "
+            "pip install 'spectune[quant]' brings it"
+        )
 
 
 def _table_is_missing(config: RunConfig) -> bool:
@@ -244,50 +220,4 @@ def learning_rate_of(config: RunConfig, schedule: RankSchedule) -> LearningRate:
     train = config.train
     return resolve_learning_rate(
         peak=train.learning_rate, kind=train.lr_scheduler_type, warmup_ratio=train.warmup_ratio, schedule=schedule
-    )
-
-
-def _parameters(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> Parameters:
-    triplets = [_triplet_size(model.get_submodule(name)) for name in targets]
-    whole = _modules_in_full(config, model)
-    after = round(config.adapter.target_r * sum(triplets))
-    return Parameters(
-        total=sum(parameter.numel() for parameter in model.parameters()),
-        trainable_at_start=config.adapter.init_r * sum(triplets) + whole,
-        trainable_after_freeze=after + whole,
-        saved=after + whole,
-    )
-
-
-def _triplet_size(module: nn.Module) -> int:
-    """Numbers in one triplet: a column of P, a row of Q, one λ."""
-    rows, columns = cast("Tensor", module.weight).shape
-    return rows + columns + 1
-
-
-def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> int:
-    names = config.adapter.modules_to_save or []
-    found = 0
-    for entry in names:
-        modules = [module for name, module in model.named_modules() if name == entry or name.endswith(f".{entry}")]
-        if not modules:
-            raise ConfigError(f"adapter.modules_to_save: {entry!r} is no module of {config.model.model_name_or_path}")
-        found += sum(parameter.numel() for module in modules for parameter in module.parameters())
-    return found
-
-
-def _memory(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], parameters: Parameters) -> Memory:
-    """Weights, adapter with its optimizer, and what the backward pass needs at the longest batch."""
-    number = 2 if config.train.mixed_precision != "no" else 4
-    vocabulary, width = cast("Tensor", model.get_input_embeddings().weight).shape
-    layers = 1 + max(role_of(name).layer or 0 for name in targets)
-    batch = config.train.per_device_train_batch_size
-    source, target = config.data.max_source_length, config.data.max_target_length
-    kept = _KEPT_WITH_CHECKPOINTING if config.train.gradient_checkpointing else _KEPT_PER_LAYER
-    stacks = batch * (source + target) * width * layers * kept * number
-    logits = batch * target * vocabulary * (number + 4)  # the loss is computed in float32
-    return Memory(
-        base=parameters.total * _BYTES[config.model.dtype],
-        adapter=parameters.trainable_at_start * 4 * _COPIES_OF_ADAPTER,
-        activations=stacks + logits,
     )

@@ -15,6 +15,7 @@ from tests.adapter.tiny import FREEZE, LAST, OPTIMIZERS, adapted, base, batch, g
 from tests.contracts.test_precision import assert_close_gradients
 from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig
 
+from spectune.adapter.initialization import start_from_gradient
 from spectune.adapter.peft_host import attach, detach
 
 FLOAT, BRAIN = torch.float32, torch.bfloat16
@@ -130,3 +131,20 @@ def test_4_bit_weights_stay_as_they_are_in_evaluation(directory: Path) -> None:
     assert not any(getattr(layer.weight.quant_state, "packing_format_for_cpu", False) for layer in layers)
     wrapped.train()(**batch(0)).loss.backward()
     assert all(parameter.grad is not None for parameter in wrapped.base_model.engine.parameters())
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_gradient_start(directory: Path, kind: str) -> None:
+    """Weights without a gradient of their own start like others: ΔW is 0, and λ has the steepest slopes first."""
+    model = adapted(quantized(directory, "bart", kind, FLOAT), spread=0.2)
+    engine = attach(model, penalty="step")
+    untouched = quantized(directory, "bart", kind, FLOAT)
+    start_from_gradient(engine.store, lambda: model(**batch(0)).loss.backward())
+    assert torch.equal(logits(model.eval()), logits(untouched.eval()))
+    assert float(engine.penalty().detach()) < 1e-4
+    model.train()(**batch(0)).loss.backward()
+    slopes = engine.store.values.rows.grad
+    assert slopes is not None
+    steep = [slope.abs() for slope in slopes.split(engine.store.values.sizes)]
+    assert all((slope.diff() <= 1e-6).all() for slope in steep)
+    assert torch.stack(steep).mean(0)[0] > 2 * torch.stack(steep).mean(0)[-1] > 0

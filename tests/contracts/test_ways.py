@@ -119,7 +119,7 @@ def test_without_gradient(family: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [BRAIN, HALF], ids=str)
 @both
 def test_one_cast_per_bank_and_step(family: str, dtype: torch.dtype, checkpointing: bool) -> None:
-    """Casts beyond those of the frozen base: one of every side bank forward, one of its gradient, whatever the depth."""
+    """Casts beyond the frozen base's: one of every side bank forward, one of its gradient, whatever the depth."""
     for layers in (1, 2):
         frozen = of_the_frozen_base(family, layers, dtype=dtype, checkpointing=checkpointing)
         inner = base(family, layers, dtype=dtype)

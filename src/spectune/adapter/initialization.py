@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectune.adapter.store import Matrix, TripletStore
 
-CHUNK_BYTES = 512 * 2**20  # gradients of whole matrices held at once
+CHUNK_BYTES = 512 * 2**20  # of gradients of whole matrices held at once
 _EXACT = 1024  # up to this width the full decomposition is cheap
 _OVERSAMPLING, _ITERATIONS = 8, 4
 
@@ -30,24 +30,56 @@ def start_orthonormal(store: TripletStore) -> None:
 def start_from_gradient(store: TripletStore, backward: Callable[[], None]) -> None:
     """P and Q from the leading singular vectors of each matrix's gradient ∂L/∂W.
 
+    The gradient is summed by hooks on the adapted layers' outputs, as Σ ∂L/∂y xᵀ in float32: weights in 8 or 4 bits,
+    which have no gradient of their own, start like all others.
+
     Args:
         store: triplets to start; λ is set to 0.
-        backward: runs a few batches forward and backward with the adapter disabled; called once for each chunk of
-            matrices, so that no more than `CHUNK_BYTES` of gradients exist at a time.
+        backward: runs a few batches forward and backward, with the adapter on (λ is 0, so it adds nothing); called once
+            for each chunk of matrices, so that no more than `CHUNK_BYTES` of gradients exist at a time.
     """
+    with torch.no_grad():
+        store.values.rows.zero_()
+    store.drop_parts()
     for chunk in _chunks(store.matrices):
-        weights = [matrix.layer.get_base_layer().weight for matrix in chunk]
-        for weight in weights:
-            weight.requires_grad_(True)
-        try:
-            backward()
-            for matrix, weight in zip(chunk, weights, strict=True):
-                if weight.grad is not None:
-                    _write(store, matrix, *leading(weight.grad, len(matrix.slots)))
-        finally:
-            for weight in weights:
-                weight.requires_grad_(False)
-                weight.grad = None
+        _start_chunk(store, chunk, backward)
+
+
+def _start_chunk(store: TripletStore, chunk: list[Matrix], backward: Callable[[], None]) -> None:
+    sums = [_GradientSum(matrix) for matrix in chunk]
+    try:
+        backward()
+    finally:
+        for one in sums:
+            one.remove()
+        for bank in store.banks:
+            bank.rows.grad = None
+    for matrix, one in zip(chunk, sums, strict=True):
+        _write(store, matrix, *leading(one.total, len(matrix.slots)))
+
+
+class _GradientSum:
+    """∂L/∂W of one adapted matrix, (out, in) in float32, summed over the calls of its layer."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        layer = matrix.layer
+        self.total = torch.zeros(layer.out_features, layer.in_features, device=layer.get_base_layer().weight.device)
+        self._handle = layer.register_forward_hook(self._watch)
+
+    def _watch(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not output.requires_grad:  # the first of the two calls of a re-entrant checkpoint
+            return
+        x = inputs[0].detach()
+
+        def add(grad: Tensor) -> None:
+            rows = grad.reshape(-1, grad.shape[-1]).float()
+            self.total.addmm_(rows.t(), x.reshape(-1, x.shape[-1]).float())
+
+        output.register_hook(add)
+
+    def remove(self) -> None:
+        """Let the layer go."""
+        self._handle.remove()
 
 
 def leading(gradient: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -69,11 +101,11 @@ def _chunks(matrices: list[Matrix]) -> Iterator[list[Matrix]]:
     chunk: list[Matrix] = []
     size = 0
     for matrix in matrices:
-        weight = matrix.layer.get_base_layer().weight
-        size += weight.numel() * weight.element_size()
+        own = 4 * matrix.layer.out_features * matrix.layer.in_features
+        size += own
         if chunk and size > CHUNK_BYTES:
             yield chunk
-            chunk, size = [], weight.numel() * weight.element_size()
+            chunk, size = [], own
         chunk.append(matrix)
     yield chunk
 

@@ -59,6 +59,7 @@ def prove_reload(
     metric_names: Sequence[str] = (),
     labels: Sequence[str] | None = None,
     trust_remote_code: bool = False,
+    quantization: str | None = None,
 ) -> ReloadProof:
     """Load `adapter_dir` with plain PEFT in a child process and compare its predictions with the live ones.
 
@@ -74,6 +75,7 @@ def prove_reload(
         metric_names: metrics to report of both sides; `eval_loss` is left out.
         labels: label words, for the metrics that need them.
         trust_remote_code: as in the live run.
+        quantization: of the base, as in the live run.
 
     Raises:
         AdapterError: the adapter or its base cannot be loaded by plain PEFT; one line says why.
@@ -92,6 +94,7 @@ def prove_reload(
             "device": device,
             "threads": threads,
             "trust_remote_code": trust_remote_code,
+            "quantization": quantization,
         },
     )
     live = [live_predictions[row] for row in chosen]

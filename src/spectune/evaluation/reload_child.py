@@ -2,9 +2,10 @@
 
     python -P reload_child.py REQUEST.json
 
-It imports the standard library, torch, transformers and peft, never spectune; the batching that it shares with the
-live run comes from `decoding.py` beside it, loaded by path. The request and the answer are JSON (`reload.py` writes
-the one and reads the other). Any failure ends with one line on standard error and status 1.
+It imports the standard library, torch, transformers and peft, never spectune; what it shares with the live run (how a
+base is loaded, how rows are batched) comes from `bases.py` and `decoding.py` beside it, loaded by path. The request and
+the answer are JSON (`reload.py` writes the one and reads the other). Any failure ends with one line on standard error
+and status 1.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from types import ModuleType
 from typing import Any
 
 
-def load_decoding() -> ModuleType:
-    """`decoding.py` as a module of its own, outside any package."""
-    spec = importlib.util.spec_from_file_location("shared_decoding", Path(__file__).with_name("decoding.py"))
+def load_neighbour(name: str) -> ModuleType:
+    """`NAME.py` as a module of its own, outside any package."""
+    spec = importlib.util.spec_from_file_location(f"shared_{name}", Path(__file__).with_name(f"{name}.py"))
     if spec is None or spec.loader is None:
-        raise ImportError("decoding.py is not beside reload_child.py")
+        raise ImportError(f"{name}.py is not beside reload_child.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -33,20 +34,22 @@ def generate(request: dict[str, Any]) -> list[str]:
     """Predictions of the adapter in `request["adapter"]` for `request["texts"]`, with plain PEFT."""
     import torch
     from peft import PeftConfig, PeftModel
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
-    decoding = load_decoding()
+    decoding = load_neighbour("decoding")
     torch.set_num_threads(request["threads"])
     torch.set_float32_matmul_precision(request["float32_matmul_precision"])
     adapter, trusted = request["adapter"], request["trust_remote_code"]
     config = PeftConfig.from_pretrained(adapter)
-    base = AutoModelForSeq2SeqLM.from_pretrained(
+    base = load_neighbour("bases").load_base(
         config.base_model_name_or_path,
-        revision=config.revision or "main",
+        revision=config.revision,
         dtype=getattr(torch, request["dtype"]),
+        device=request["device"],
+        quantization=request["quantization"],
         trust_remote_code=trusted,
     )
-    model = PeftModel.from_pretrained(base.to(request["device"]), adapter, config=config)
+    model = PeftModel.from_pretrained(base, adapter, config=config)
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trusted)
     encoded = tokenizer(request["texts"], truncation=True, max_length=request["max_source_length"])
     texts: list[str] = decoding.generate_texts(

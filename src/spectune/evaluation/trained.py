@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.examples import Example
@@ -18,6 +18,7 @@ from spectune.data.prepare import load_evaluation_examples
 from spectune.data.tokenization import tokenize_examples
 from spectune.data.verbalizer import Verbalizer
 from spectune.errors import AdapterError
+from spectune.evaluation.bases import load_base
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
 from spectune.evaluation.metrics import resolve_metrics
@@ -109,17 +110,22 @@ def _check_directory(path: Path) -> None:
 
 
 def _load_model(source: str, settings: dict[str, Any]) -> PeftModel:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, settings.get("dtype", "float32"))
     trust = bool(settings.get("trust_remote_code", False))
     try:
         config = PeftConfig.from_pretrained(source)
-        base: Any = AutoModelForSeq2SeqLM.from_pretrained(
-            config.base_model_name_or_path, revision=config.revision or "main", dtype=dtype, trust_remote_code=trust
+        base = load_base(
+            str(config.base_model_name_or_path),
+            revision=config.revision,
+            dtype=dtype,
+            device=device,
+            quantization=settings.get("quantization"),
+            trust_remote_code=trust,
         )
         with warnings.catch_warnings():  # PEFT looks for LoRA's kind of rank_pattern in AdaLoRA's, and finds none
             warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
-            model: PeftModel = PeftModel.from_pretrained(base.to(device), source)
+            model: PeftModel = PeftModel.from_pretrained(base, source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise AdapterError(f"{source} cannot be loaded as an adapter: {reason}") from None

@@ -33,6 +33,8 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
         ConfigError: float16 on a CPU, or for a T5 (its activations overflow).
     """
     wanted = config.model.dtype
+    if wanted == "auto" and config.model.quantization == "int8":
+        return torch.float32, "auto: PEFT's 8-bit layer returns float32"
     if wanted == "auto":
         native = native_bfloat16(device)
         reason = f"auto: {device.type} {'has' if native else 'has no'} bfloat16 units"

@@ -134,6 +134,7 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         metric_names=session.metric_names,
         labels=session.labels,
         trust_remote_code=config.model.trust_remote_code,
+        quantization=config.model.quantization,
     )
     session.timings["reload"] = proof.seconds
     parameters |= {"saved": outputs.saved_numbers(session.paths.adapter)}

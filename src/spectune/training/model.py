@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.peft_host import attach
@@ -16,6 +15,8 @@ from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.targets import resolve_targets
 from spectune.config import AdapterConfig, ModelConfig
 from spectune.errors import ModelError
+from spectune.evaluation import bases
+from spectune.training.quantization import check_quantization
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,25 @@ def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBas
 
 
 def load_base(location: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """The base model with weights in `dtype`, on `device`, in evaluation mode.
+    """The base model with weights in `dtype` (or quantised), on `device`, in evaluation mode.
 
     Raises:
+        ConfigError: a quantisation that cannot be had here.
         ModelError: no weights, or weights of another model.
     """
+    if config.quantization is not None:
+        check_quantization(config.quantization, device)
     try:
-        base: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
-            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code, dtype=dtype
+        return bases.load_base(
+            location,
+            revision=config.revision,
+            dtype=dtype,
+            device=str(device),
+            quantization=config.quantization,
+            trust_remote_code=config.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         raise ModelError(f"{config.model_name_or_path} cannot be loaded: {_first_line(error)}") from None
-    moved: Any = base.to(device)  # type: ignore[arg-type]
-    return moved  # type: ignore[no-any-return]
 
 
 def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, revision: str | None) -> Adapted:

@@ -71,6 +71,7 @@ def adapter_settings(config: RunConfig, data: PreparedData, dtype: str, max_new_
         "labels": None if data.verbalizer is None else data.verbalizer.as_dict(),
         "evaluation": config.evaluation.model_dump(mode="json") | {"max_new_tokens": max_new_tokens or "auto"},
         "dtype": dtype,
+        "quantization": config.model.quantization,
         "trust_remote_code": config.model.trust_remote_code,
     }
 

@@ -187,9 +187,9 @@ def _initialize(ready: Ready, loop: Loop) -> None:
     windows = list(islice(loader, INIT_WINDOWS))
 
     def backward() -> None:
-        with ready.adapted.model.disable_adapter():
-            for window in windows:
-                window_loss(ready.adapted.model, window, loop.options)
+        for window in windows:
+            window_loss(ready.adapted.model, window, loop.options)
+        loop.trained.optimizer.zero_grad(set_to_none=True)
 
     ready.adapted.model.train()
     start_from_gradient(store, backward)

@@ -46,7 +46,9 @@ def show_adapted(session: Session, adapted: Adapted, reason: str) -> None:
     kind = type(adapted.model.get_base_model()).__name__
     share = adapted.trainable / adapted.total
     names = [matrix.name for matrix in adapted.engine.store.matrices]
-    session.reporter.line(f"{kind} on {session.device.type}, weights in {name_of(session.dtype)} ({reason})")
+    quantized = session.config.model.quantization
+    held = name_of(session.dtype) if quantized is None else f"{quantized}, the rest in {name_of(session.dtype)}"
+    session.reporter.line(f"{kind} on {session.device.type}, weights in {held} ({reason})")
     session.reporter.line(f"trainable {adapted.trainable:,} of {adapted.total:,} parameters ({share:.2%})")
     session.reporter.line(f"{len(names)} matrices adapted, {adapted.engine.initial_budget:,} triplets to start with")
     for block, roles in count_roles(names).items():

@@ -1,0 +1,107 @@
+"""How large a run is: parameters and bytes, from the base model's skeleton, without weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from spectune.adapter.roles import role_of
+from spectune.config import ModelConfig, RunConfig
+from spectune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
+_QUANTIZED_BYTES = {None: 0.0, "int8": 1.0, "nf4": 0.516}  # a number, with its share of the scales
+# Kept in float32 for every number of the adapter: itself, its gradient, two moments, two importance averages.
+_COPIES_OF_ADAPTER = 6
+# Tensors as wide as the model that a layer keeps for the backward pass, attention and feed-forward together.
+_KEPT_PER_LAYER = 16
+_KEPT_WITH_CHECKPOINTING = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Parameter counts; those after the freeze are estimates, since importance decides which matrices keep what."""
+
+    total: int
+    trainable_at_start: int
+    trainable_after_freeze: int
+    saved: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes while training, an estimate."""
+
+    base: int
+    adapter: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All three together."""
+        return self.base + self.adapter + self.activations
+
+
+def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> Parameters:
+    """Numbers in the base, in training at the start, after the freeze, and in the saved adapter."""
+    triplets = [_triplet_size(model.get_submodule(name)) for name in targets]
+    whole = _modules_in_full(config, model)
+    after = round(config.adapter.target_r * sum(triplets))
+    return Parameters(
+        total=sum(parameter.numel() for parameter in model.parameters()),
+        trainable_at_start=config.adapter.init_r * sum(triplets) + whole,
+        trainable_after_freeze=after + whole,
+        saved=after + whole,
+    )
+
+
+def _triplet_size(module: nn.Module) -> int:
+    """Numbers in one triplet: a column of P, a row of Q, one λ."""
+    rows, columns = cast("Tensor", module.weight).shape
+    return rows + columns + 1
+
+
+def _base_bytes(config: ModelConfig, model: PreTrainedModel) -> int:
+    """Bytes of the base's weights; the output map and what the family keeps in float32 are not quantised."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    quantized = 0
+    if config.quantization is not None:
+        kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ()), "lm_head"}
+        quantized = sum(
+            cast("Tensor", module.weight).numel()
+            for name, module in model.named_modules()
+            if type(module).__name__ == "Linear" and not kept & set(name.split("."))
+        )
+    return round((total - quantized) * _BYTES[config.dtype] + quantized * _QUANTIZED_BYTES[config.quantization])
+
+
+def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> int:
+    names = config.adapter.modules_to_save or []
+    found = 0
+    for entry in names:
+        modules = [module for name, module in model.named_modules() if name == entry or name.endswith(f".{entry}")]
+        if not modules:
+            raise ConfigError(f"adapter.modules_to_save: {entry!r} is no module of {config.model.model_name_or_path}")
+        found += sum(parameter.numel() for module in modules for parameter in module.parameters())
+    return found
+
+
+def memory_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], parameters: Parameters) -> Memory:
+    """Weights, adapter with its optimizer, and what the backward pass needs at the longest batch."""
+    number = 2 if config.train.mixed_precision != "no" else 4
+    vocabulary, width = cast("Tensor", model.get_input_embeddings().weight).shape
+    layers = 1 + max(role_of(name).layer or 0 for name in targets)
+    batch = config.train.per_device_train_batch_size
+    source, target = config.data.max_source_length, config.data.max_target_length
+    kept = _KEPT_WITH_CHECKPOINTING if config.train.gradient_checkpointing else _KEPT_PER_LAYER
+    stacks = batch * (source + target) * width * layers * kept * number
+    logits = batch * target * vocabulary * (number + 4)  # the loss is computed in float32
+    return Memory(
+        base=_base_bytes(config.model, model),
+        adapter=parameters.trainable_at_start * 4 * _COPIES_OF_ADAPTER,
+        activations=stacks + logits,
+    )
