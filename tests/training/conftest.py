@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import PeftConfig, PeftModel
 from transformers import (
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BartConfig,
     BartForConditionalGeneration,
@@ -24,6 +23,7 @@ from transformers import (
 
 import spectune
 from spectune.data.examples import Example
+from spectune.evaluation.bases import load_base
 from spectune.evaluation.generation import generate_texts
 from spectune.evaluation.reload import ReloadProof
 from spectune.training.finish import RunResult
@@ -131,12 +131,15 @@ def proof_in_this_process(
     batch_size: int,
     max_source_length: int,
     dtype: str,
+    device: str,
+    quantization: str | None,
     **_: Any,
 ) -> ReloadProof:
     """The reload proof without the child process, whose imports take seconds: plain PEFT on a fresh base too."""
     place = str(adapter_dir)
     config = PeftConfig.from_pretrained(place)
-    base = AutoModelForSeq2SeqLM.from_pretrained(config.base_model_name_or_path, dtype=getattr(torch, dtype))
+    location = str(config.base_model_name_or_path)
+    base = load_base(location, dtype=getattr(torch, dtype), device=device, quantization=quantization)
     tokenizer = AutoTokenizer.from_pretrained(place)
     encoded = tokenizer([e.source for e in examples], truncation=True, max_length=max_source_length)
     texts = generate_texts(
