@@ -99,6 +99,7 @@ def test_a_missing_base_ends_in_one_line(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}))
     request = tmp_path / "request.json"
     options = {"threads": 1, "float32_matmul_precision": "highest", "dtype": "float32", "trust_remote_code": False}
+    options |= {"device": "cpu", "quantization": None}
     request.write_text(json.dumps(options | {"adapter": str(saved.adapter), "answer": str(tmp_path / "answer.json")}))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert reload_child.main(str(request)) == 1

@@ -135,6 +135,7 @@ def _trainable_adapter(model: Any) -> tuple[Any, str, AdaLoraConfig]:
 def _keep_weights_trainable(model: nn.Module) -> None:
     """bitsandbytes repacks 4-bit weights at their first use without gradient, on processors with bfloat16 units: their
     scales lose digits, widths that 32 does not divide fail, and no gradient passes through them any more."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -62,6 +62,7 @@ def _keep_weights(base: PreTrainedModel) -> None:
     On processors with bfloat16 units bitsandbytes repacks 4-bit weights at their first use without gradient, with
     coarser scales. A run and the proof of its adapter must multiply the same numbers.
     """
+    module: Any
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

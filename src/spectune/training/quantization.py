@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from spectune.errors import ConfigError
@@ -19,11 +21,12 @@ def check_quantization(kind: str, device: torch.device) -> None:
         import bitsandbytes
     except Exception as error:  # whatever a broken native library raises
         raise ConfigError(f"model.quantization {kind}: bitsandbytes cannot be imported ({_reason(error)})") from None
+    layers: Any = bitsandbytes.nn
     try:
         layer = (
-            bitsandbytes.nn.Linear8bitLt(_WIDTH, _WIDTH, has_fp16_weights=False)
+            layers.Linear8bitLt(_WIDTH, _WIDTH, has_fp16_weights=False)
             if kind == "int8"
-            else bitsandbytes.nn.Linear4bit(_WIDTH, _WIDTH, quant_type="nf4", compute_dtype=torch.float32)
+            else layers.Linear4bit(_WIDTH, _WIDTH, quant_type="nf4", compute_dtype=torch.float32)
         )
         inputs = torch.ones(2, _WIDTH, device=device, requires_grad=True)
         layer.to(device)(inputs).sum().backward()
