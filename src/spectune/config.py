@@ -20,8 +20,8 @@ Task = Literal["classification", "summarization", "translation", "text2text"]
 
 # An adapter's name becomes a key of torch's ModuleDict and ParameterDict, which refuse those of their own methods.
 TAKEN_NAMES = frozenset(
-    """add_module append apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double dump_patches
-    eval extend extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half insert
+    """add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double dump_patches
+    eval extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half
     ipu items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters
     pop popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
     register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
