@@ -116,7 +116,10 @@ TOGETHER = [
         ["data.validation_split=null", "evaluation.early_stopping_patience=2"],
         "evaluation.early_stopping_patience needs validation rows",
     ),
-    (["data.label_names=null", "data.task=text2text", "evaluation.metrics=[accuracy]"], "metric accuracy counts labels"),
+    (
+        ["data.label_names=null", "data.task=text2text", "evaluation.metrics=[accuracy]"],
+        "metric accuracy counts labels",
+    ),
     (["train.num_train_epochs=1e6", "train.max_steps=null", "train.seed=x"], "train.seed: 'x' is not a whole number"),
 ]
 # What only the model's configuration can tell: through `plan`, which reads no weights.
@@ -154,9 +157,7 @@ def test_one_wrong_setting(run_cli: RunCli, run_file: Path, override: str, expec
 
 
 @pytest.mark.parametrize(("overrides", "expected"), TOGETHER)
-def test_settings_that_do_not_go_together(
-    run_cli: RunCli, run_file: Path, overrides: list[str], expected: str
-) -> None:
+def test_settings_that_do_not_go_together(run_cli: RunCli, run_file: Path, overrides: list[str], expected: str) -> None:
     assert expected in run_cli("train", run_file, *(_filled(word, run_file) for word in overrides)).error()
 
 

@@ -101,9 +101,7 @@ def check_configuration(made: Configuration) -> None:
     )
     schedule = engine.schedule
     for step in range(1, schedule.total_step + 1):
-        result = training_step(
-            model, engine, optimizer, _window(made, step), step=step, rate=1e-2, options=options
-        )
+        result = training_step(model, engine, optimizer, _window(made, step), step=step, rate=1e-2, options=options)
         assert (result.budget is not None) == schedule.allocates(step), step
         if result.budget is not None:
             _check_budget(engine, schedule, step)

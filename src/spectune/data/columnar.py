@@ -23,6 +23,7 @@ def read_parquet(path: Path) -> Table:
         file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
         _check_columns(file.schema_arrow.names, str(path))  # read would stumble over a name that occurs twice
         table = file.read()
+        table.validate(full=True)  # texts that are no UTF-8, offsets out of range
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {_first_line(error)}") from None
     return _from_arrow(table, str(path), _label_names_in_schema(table.schema))
