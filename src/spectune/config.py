@@ -107,7 +107,7 @@ class DataConfig(Section):
         if self.dataset_name is not None and (self.validation_file or self.test_file):
             raise ValueError("validation_file and test_file go with train_file; a dataset brings its own splits")
         if self.dataset_name is None and (self.dataset_config_name or self.dataset_revision):
-            raise ValueError("dataset_config_name and dataset_revision go with dataset_name, not with train_file")
+            raise ValueError("dataset_config_name and dataset_revision go with dataset_name, not train_file")
         if self.label_names is not None and self.task not in (None, "classification"):
             raise ValueError(f"label_names belong to task: classification, not {self.task}")
         return self

@@ -158,7 +158,7 @@ def test_a_file_that_may_not_be_read(run_cli: RunCli, tmp_path: Path, monkeypatc
 )
 def test_odd_and_right(run_cli: RunCli, tmp_path: Path, name: str) -> None:
     """What looks odd and is data: byte order mark, a field of megabytes, other line ends, line breaks in quotes."""
-    odd = {
+    contents: dict[str, Content] = {
         "mark.csv": b"\xef\xbb\xbf" + GOOD.encode(),
         "huge.csv": GOOD + "x" * 2_000_000 + ",1\n",
         "carriage.csv": GOOD.replace("\n", "\r"),
@@ -166,7 +166,8 @@ def test_odd_and_right(run_cli: RunCli, tmp_path: Path, name: str) -> None:
         "breaks.csv": GOOD + '"two\nlines",1\n',
         "padded.csv": GOOD.replace("text,label", " text , label "),
         "gap.jsonl": LINES + '{"label": 1}\n\n',
-    }[name]
+    }
+    odd = contents[name]
     (tmp_path / name).write_bytes(odd if isinstance(odd, bytes) else odd.encode())
     finished = run_cli("plan", _run_file(tmp_path, name))
     assert finished.status == 0, finished.err

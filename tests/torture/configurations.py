@@ -1,7 +1,7 @@
 """Random valid configurations: live rank equals the schedule at every allocation, and every run ends at its target.
 
-Each one is a model, a schedule, the choices of the engine and a kind of gradient (ties, zeros, missing ones, numbers that
-are not finite), trained by the product's own `training_step`.
+Each one is a model, a schedule, the choices of the engine and a kind of gradient (ties, zeros, missing ones, numbers
+that are not finite), trained by the product's own `training_step`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Configuration:
     model: str
     layers: int
     dtype: torch.dtype
-    schedule: dict[str, int]
+    schedule: dict[str, Any]
     engine: dict[str, str]
     gradients: str
     call_order: Any
@@ -56,7 +56,7 @@ def draw(seed: int) -> Configuration:
     total = chance.randint(1, 12)
     tinit = chance.randint(0, total - 1)
     target = chance.randint(1, 4)
-    schedule = {
+    schedule: dict[str, Any] = {
         "total_step": total,
         "tinit": tinit,
         "tfinal": chance.randint(0, total - tinit - 1),
