@@ -47,6 +47,7 @@ SHAPES: dict[str, Callable[[], Any]] = {
     "bart-large": lambda: _bart(12, 1024, 16),
     "tiny-t5": lambda: _t5(vocab_size=64, d_model=16, d_kv=4, d_ff=24, num_layers=1, num_heads=4),
     "tiny-bart": lambda: _bart(1, 16, 4, vocabulary=64),
+    "tiny-words": lambda: _bart(1, 16, 4, vocabulary=6200),  # more than the bundled tokenizer's
 }
 """Name → a model with random weights, dropout as published. The tiny ones are for tests."""
 
