@@ -3,7 +3,7 @@
     python -m benchmarks.generation [--shape bart-base] [--task mr_sentiment] [--rows 128] [--batch 32] [--rounds 3]
 
 All contenders evaluate the same pruned adapter on the same rows in the same precision, and must write the same tokens.
-A shape has random weights and never ends an output by itself, so each output has the same fixed length; `--adapter DIR`
+A shape has random weights and hardly ever ends an output by itself: all outputs have the same length. `--adapter DIR`
 takes a trained adapter instead, whose outputs end where it ends them.
 """
 
@@ -14,6 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,14 @@ class Numbers:
 def make_adapter(shape: str, directory: Path, tokenizer: Any) -> Path:
     """A pruned adapter over random weights, as a run leaves it: PEFT's files, ranks unequal, ΔW not zero."""
     base = write_base(shape, directory / "base", tokenizer)
-    schedule = {"init_r": INIT_R, "target_r": TARGET_R, "tinit": 1, "tfinal": 1, "deltaT": 1, "total_step": 4}
+    schedule: dict[str, Any] = {
+        "init_r": INIT_R,
+        "target_r": TARGET_R,
+        "tinit": 1,
+        "tfinal": 1,
+        "deltaT": 1,
+        "total_step": 4,
+    }
     options = AdaLoraConfig(
         task_type="SEQ_2_SEQ_LM", target_modules=default_targets(base), lora_alpha=2 * INIT_R, **schedule
     )
@@ -95,7 +103,7 @@ def make_adapter(shape: str, directory: Path, tokenizer: Any) -> Path:
 
 def load(work: Work, *, trainable: bool = False) -> Any:
     """The adapter on a fresh base, by plain PEFT; Seq2SeqTrainer asks for losses, which needs a trainable one."""
-    config = PeftConfig.from_pretrained(work.adapter)
+    config = PeftConfig.from_pretrained(str(work.adapter))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = AutoModelForSeq2SeqLM.from_pretrained(config.base_model_name_or_path)
@@ -147,7 +155,7 @@ def by_trainer(work: Work, batch_size: int) -> Callable[[Any], Found]:
         found = trainer.predict(work.rows.features(), generation_config=config)  # type: ignore[arg-type]
         ids = np.where(found.predictions == -100, work.tokenizer.pad_token_id, found.predictions)
         texts = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-        return texts, found.metrics["test_loss"]
+        return texts, (found.metrics or {})["test_loss"]
 
     return evaluate
 
@@ -207,7 +215,7 @@ def measure(work: Work, rounds: int) -> tuple[list[dict[str, Any]], Timings]:
         )
     tokens = sum(len(text.split()) for text in written)
     timings = alternate(
-        {name: (lambda evaluate=evaluate: evaluate(work.tokenizer)) for name, evaluate in all_of_them.items()},
+        {name: partial(evaluate, work.tokenizer) for name, evaluate in all_of_them.items()},
         rounds=rounds,
         warm_up=0,  # the check was the warm-up
     )

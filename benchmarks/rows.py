@@ -85,7 +85,7 @@ def write_base(shape: str, directory: Path, tokenizer: Any) -> Any:
     with torch.no_grad():
         for name, parameter in base.named_parameters():
             if name.endswith(("encoder_attn.out_proj.weight", "EncDecAttention.o.weight")):
-                parameter.mul_(20)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 300 / len(parameter))
     special = {
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,

