@@ -63,12 +63,12 @@ def kept_numbers(contender: Contender) -> float | None:
 
 
 def time_rows(timings: Timings) -> list[dict[str, Any]]:
-    """Medians; what each contender takes beyond the frozen base; that against PEFT's, in the same phase."""
+    """Medians; what each contender takes beyond the frozen base; that against PEFT's."""
     beyond = {name: timings.beyond(name, FROZEN) for name in timings.values}
     rows = []
     for name in timings.values:
         lower, upper = timings.spread(name, FROZEN)
-        adalora = beyond.get(f"PEFT AdaLoRA, {name.rpartition(', ')[2]}") if name.startswith("spectune") else None
+        adalora = _adalora(name, beyond) if name.startswith("spectune") else None
         rows.append(
             {
                 "contender": name,
@@ -81,6 +81,12 @@ def time_rows(timings: Timings) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _adalora(name: str, beyond: dict[str, float]) -> float | None:
+    """What PEFT's AdaLoRA takes beyond the frozen base in the phase of `name`, or else in the decrease."""
+    phase = name.rpartition(", ")[2]
+    return beyond.get(f"PEFT AdaLoRA, {phase}", beyond.get("PEFT AdaLoRA, decrease"))
 
 
 def memory_rows(names: Sequence[str], scene: dict[str, Any]) -> list[dict[str, Any]]:
@@ -128,7 +134,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"], help="of the base")
     parser.add_argument("--cpu", action="store_true", help="even where a GPU is at hand")
     parser.add_argument("--contender", action="append", default=[], help="start of names to measure; all if none")
-    for name, value in {"batch": 8, "source": 64, "target": 16, "init-r": 12, "target-r": 8, "rounds": 10}.items():
+    for name, value in {"batch": 8, "source": 32, "target": 8, "init-r": 12, "target-r": 8, "rounds": 10}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory of the JSON files")
