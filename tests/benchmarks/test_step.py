@@ -29,8 +29,8 @@ def test_operations(shape: str, tmp_path: Path) -> None:
     assert set(counted) == set(CONTENDERS)
     beyond = {name: row["beyond frozen per matrix"] * found["matrices"] for name, row in counted.items()}
     steady = {phase: beyond[f"spectune, {phase}"] for phase in PHASES}
-    # 12 for each matrix at the very most, of which about 7 are the matrix's own and the rest is shared by all
-    assert steady["decrease"] == steady["warm-up"] <= 7 * found["matrices"] + SHARED
+    # 12 for each matrix at the very most, of which about 9 are the matrix's own and the rest is shared by all
+    assert steady["decrease"] == steady["warm-up"] <= 9 * found["matrices"] + SHARED
     assert steady["allocating"] - steady["decrease"] <= 30
     assert steady["frozen"] <= steady["decrease"] + 10
     assert steady["decrease"] < beyond["PEFT LoRA"] < beyond["PEFT AdaLoRA, decrease"]

@@ -56,16 +56,15 @@ def _keep_precision(before: Tensor, after: Tensor) -> Tensor:
     return before.to(after.device)
 
 
-def query_parts(bank: Bank, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Rows of Q per matrix, (r, in) each, and the same transposed, (in, r), without gradient."""
+def query_parts(bank: Bank, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Rows of Q per matrix, (r, in) each."""
     if dtype == bank.rows.dtype:  # autograd's own split; its backward is the concatenation
-        return bank.rows.split(bank.sizes), bank.rows.detach().t().split(bank.sizes, 1)
-    parts = cast(Any, _Parts).apply(bank.rows, None, bank, 1.0, dtype)
-    return parts, _transposed(parts, bank.sizes)
+        return cast(tuple[Tensor, ...], bank.rows.split(bank.sizes))
+    return cast(tuple[Tensor, ...], cast(Any, _Parts).apply(bank.rows, None, bank, 1.0, dtype))
 
 
-def output_parts(bank: Bank, values: Tensor, scale: float, dtype: torch.dtype) -> tuple[tuple[Tensor, ...], ...]:
-    """S = s · λ · Pᵀ per matrix, (r, out) each, and the same transposed, (out, r), without gradient.
+def output_parts(bank: Bank, values: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """S = s · λ · Pᵀ per matrix, (r, out) each.
 
     Args:
         bank: rows of Pᵀ.
@@ -73,15 +72,7 @@ def output_parts(bank: Bank, values: Tensor, scale: float, dtype: torch.dtype) -
         scale: s = lora_alpha / (init_r + 1e-5).
         dtype: what the base multiplies in.
     """
-    parts = cast(Any, _Parts).apply(bank.rows, values, bank, scale, dtype)
-    return parts, _transposed(parts, bank.sizes)
-
-
-def _transposed(parts: tuple[Tensor, ...], sizes: list[int]) -> tuple[Tensor, ...]:
-    """Columns views of the bank-wide tensor that `parts` are consecutive rows of: one view of it, one split."""
-    first = parts[0].detach()
-    whole = first.as_strided((sum(sizes), first.shape[1]), (first.shape[1], 1), first.storage_offset())
-    return cast(tuple[Tensor, ...], whole.t().split(sizes, 1))
+    return cast(tuple[Tensor, ...], cast(Any, _Parts).apply(bank.rows, values, bank, scale, dtype))
 
 
 class _Parts(torch.autograd.Function):

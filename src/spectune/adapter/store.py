@@ -90,15 +90,12 @@ class TripletStore:
             return
         follow_base = torch.is_grad_enabled() or self.matrices[0].layer.training
         for bank in self.queries:
-            parts, transposed = query_parts(bank, self._dtype(bank, follow_base))
-            for member, q, qt in zip(bank.members, parts, transposed, strict=True):
-                factors = self.matrices[member].factors
-                factors.q, factors.qt = q, qt
+            for member, q in zip(bank.members, query_parts(bank, self._dtype(bank, follow_base)), strict=True):
+                self.matrices[member].factors.q = q
         for bank in self.outputs:
-            parts, transposed = output_parts(bank, self.values.rows, self.scale, self._dtype(bank, follow_base))
-            for member, s, st in zip(bank.members, parts, transposed, strict=True):
-                factors = self.matrices[member].factors
-                factors.s, factors.st = s, st
+            parts = output_parts(bank, self.values.rows, self.scale, self._dtype(bank, follow_base))
+            for member, s in zip(bank.members, parts, strict=True):
+                self.matrices[member].factors.s = s
 
     def _dtype(self, bank: Bank, follow_base: bool) -> torch.dtype:
         """The base's precision in training; without gradient the masters' own, which is how PEFT computes."""
