@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from tests.adapter.tiny import batch, hosted
 
 from spectune.adapter.importance import triplet_scores, update_averages
 
@@ -37,3 +38,32 @@ def test_score_of_a_triplet() -> None:
     numbers = [None, torch.tensor([1, 0]), torch.tensor([0, 1])]
     found = triplet_scores([values, queries, outputs], ones, numbers)
     torch.testing.assert_close(found, torch.tensor([1.0 + 6.0 + 4.0, 2.0 + 2.0 + 6.0]))
+
+
+def test_of_whole_triplets() -> None:
+    """|λ · ∂L/∂λ|, with averages of one number a triplet: what the loss changes by, to first order, without it."""
+    model, engine = hosted("t5", spread=0.2, importance="triplet", penalty="step")
+    smooth, spread = torch.zeros(engine.initial_budget), torch.zeros(engine.initial_budget)
+    beta1, beta2 = engine.options.beta1, engine.options.beta2
+    for step in (0, 1):
+        model.zero_grad(set_to_none=True)
+        model(**batch(step)).loss.backward()
+        engine.observe()
+        values = engine.store.values.rows
+        assert values.grad is not None
+        now = (values.detach() * values.grad).abs()
+        smooth = beta1 * smooth + (1 - beta1) * now
+        spread = beta2 * spread + (1 - beta2) * (now - smooth).abs()
+    assert engine.averages is not None
+    assert [tuple(average.shape) for average in engine.averages.sensitivity] == [(engine.initial_budget,)]
+    torch.testing.assert_close(engine.scores(), smooth * spread)
+    small = values.detach().abs().argsort()[:5]
+    with torch.no_grad():
+        for number in small.tolist():
+            whole = model(**batch(1)).loss
+            kept = values[number].item()
+            values[number] = 0.0
+            engine.store.drop_parts()
+            change = abs(float(model(**batch(1)).loss - whole))
+            values[number] = kept
+            assert abs(change - float(now[number])) < 2e-4 + 0.2 * change

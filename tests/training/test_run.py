@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +171,37 @@ def test_losses_of_the_journal_are_cross_entropy_alone(run: Run, tmp_path: Path)
     assert first[0]["loss"] == first[1]["loss"]
     assert first[1]["penalty"] == 0.0
     assert first[0]["penalty"] > first[0]["loss"]
+
+
+@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.parametrize("importance", ["elementwise", "triplet"])
+def test_permanent_pruning_leaves_memory_during_the_decrease(run: Run, importance: str, tmp_path: Path) -> None:
+    adapter: dict[str, Any] = {"init_r": 6, "tinit": 1, "tfinal": 3, "deltaT": 1}
+    adapter |= {"pruning": "permanent", "importance": importance}
+    train: dict[str, Any] = {"save_steps": 1, "save_total_limit": 99, "max_steps": 12}
+    whole = run(adapter=adapter, train=train | {"output_dir": str(tmp_path / "whole")})
+    events = journal(whole)
+    compactions = [e for e in events if e["event"] == "compaction"]
+    matrices = len(whole.summary["ranks"])
+    left = [e["left"] for e in compactions]
+    assert compactions[0]["step"] < whole.summary["freeze_step"] == compactions[-1]["step"]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == 2 * matrices
+    assert len(left) < sum(e["event"] == "allocation" for e in events), "not at each allocation"
+    allocations = [e for e in events if e["event"] == "allocation"]
+    assert all(sum(e["ranks"].values()) == e["budget"] for e in allocations)
+    by_matrix = [e["ranks"] for e in allocations]
+    assert all(later[m] <= sooner[m] for sooner, later in pairwise(by_matrix) for m in later)
+    for step in (compactions[0]["step"], compactions[0]["step"] + 1):  # right after it, and later
+        killed = tmp_path / f"killed-{step}"
+        shutil.copytree(whole.directory, killed)
+        for path in (killed / "checkpoints").iterdir():
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
+        shutil.rmtree(killed / "adapter")
+        resumed = run(resume=True, adapter=adapter, train=train | {"output_dir": str(killed)})
+        for name in ("adapter_model.safetensors", "importance.safetensors"):
+            assert sha256(resumed.adapter / name) == sha256(whole.adapter / name)
+        assert [e for e in journal(resumed) if e["event"] in ("allocation", "compaction")] == [
+            e for e in events if e["event"] in ("allocation", "compaction")
+        ]

@@ -30,7 +30,9 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def adapted(kind: str = "t5") -> tuple[PeftModel, spectune.AdaLoraEngine]:
+def adapted(
+    kind: str = "t5", *, orth_reg_weight: float = 0.1, importance: Any = "elementwise"
+) -> tuple[PeftModel, spectune.AdaLoraEngine]:
     config = AdaLoraConfig(
         task_type="SEQ_2_SEQ_LM",
         target_modules=spectune.default_targets(tiny_model(kind, 40)),
@@ -41,12 +43,12 @@ def adapted(kind: str = "t5") -> tuple[PeftModel, spectune.AdaLoraEngine]:
         deltaT=1,
         total_step=6,
         lora_alpha=8,
-        orth_reg_weight=0.1,
+        orth_reg_weight=orth_reg_weight,
     )
     torch.manual_seed(1)
     model = get_peft_model(tiny_model(kind, 40, dropout=0.0), config)
     assert isinstance(model, PeftModel)
-    return model, spectune.attach(model, penalty="step")
+    return model, spectune.attach(model, penalty="step", importance=importance)
 
 
 def rows(seed: int, lengths: list[int]) -> dict[str, torch.Tensor]:
@@ -168,3 +170,23 @@ def test_a_checkpoint_restores_every_tensor(tmp_path: Any) -> None:
     assert other.engine.averages is not None
     pairs = zip(trained.engine.averages.uncertainty, other.engine.averages.uncertainty, strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
+
+
+@pytest.mark.parametrize("importance", ["elementwise", "triplet"])
+def test_the_penalty_counts_in_scores_or_not(importance: Any) -> None:
+    """The paper's L includes it; `penalty_in_scores: false` reads the gradient of the cross entropy alone."""
+
+    def scores(weight: float, included: bool) -> torch.Tensor:
+        model, engine = adapted(importance=importance, orth_reg_weight=weight)
+        engine.store.values.rows.data.fill_(0.3)
+        for bank in engine.store.outputs:
+            bank.rows.data.normal_(generator=torch.Generator().manual_seed(3))
+        options = StepOptions(**OPTIONS | {"penalty_in_scores": included})
+        optimizer = make_optimizer(engine.parameters(), TrainConfig())
+        training_step(model.train(), engine, optimizer, window(rows(1, [3])), step=1, rate=0.0, options=options)
+        return engine.scores()
+
+    without = scores(0.0, True)
+    assert torch.equal(scores(0.5, False), without)
+    changed = not torch.allclose(scores(0.5, True), without)
+    assert changed == (importance == "elementwise"), "λ itself is in no penalty"

@@ -116,8 +116,8 @@ class AdaLoraEngine:
         Args:
             skip: scalar bool on the device, true where the step's gradients are not finite.
         """
+        self._clear_dead_gradient()
         if self.frozen:
-            self._clear_dead_gradient()
             return
         banks = [self.store.values] if self.options.importance == "triplet" else self.store.banks
         weights = [bank.rows.detach() for bank in banks]
@@ -160,8 +160,8 @@ class AdaLoraEngine:
             AdapterError: a step that repeats or goes back.
         """
         budget = self._allocate(step)
-        if self.frozen and budget is not None:
-            self.store.lay_out(self.keep)  # dead triplets leave the penalty, compacted or not
+        if budget is not None and (self.frozen or self.options.pruning == "permanent"):
+            self.store.lay_out(self.keep)  # what is dead for good leaves the penalty, compacted or not
         return budget
 
     def update_and_allocate(self, step: int, skip: Tensor | None = None) -> None:

@@ -23,6 +23,7 @@ from spectune.training.progress import Pace, Reporter
 from spectune.training.step import StepOptions, StepResult, training_step
 
 SKIPS_IN_A_ROW = 100
+WORTH_COMPACTING = 1 / 8  # share of the triplets in memory that must be dead for good, before the freeze
 
 
 @dataclass
@@ -105,15 +106,21 @@ class Loop:
         self.reporter.line(f"{phase}: steps {first:,} to {last:,}, learning rate {self.rate.at(step):.2e}")
 
     def _allocated(self, step: int, budget: int) -> None:
-        """Note an allocation; it is read from the device with the next log. At the freeze the dead leave memory."""
+        """Note an allocation; it is read from the device with the next log. What is dead for good leaves memory, at the
+        freeze or once it is worth a reading of the device."""
         engine = self.trained.engine
         assert engine.keep is not None
         assert engine.threshold is not None
         self.allocations.append((step, budget, engine.keep, engine.threshold))
-        if engine.frozen and self.config.adapter.call_order == "paper":
+        in_memory = len(engine.keep)
+        permanent = self.config.adapter.pruning == "permanent" and in_memory - budget >= WORTH_COMPACTING * in_memory
+        if self.config.adapter.call_order == "paper" and (engine.frozen or permanent):
             self._write_allocations()  # while the masks still fit the triplets in memory
             removed = engine.compact(self.trained.optimizer)
-            self.reporter.line(f"frozen at {budget:,} triplets; {removed:,} dead ones removed from memory")
+            self.journal.write("compaction", step, removed=removed, left=in_memory - removed)
+            if engine.frozen:
+                dead = engine.initial_budget - budget
+                self.reporter.line(f"frozen at {budget:,} triplets; {dead:,} dead ones removed from memory")
 
     def _write_allocations(self) -> None:
         store = self.trained.engine.store
