@@ -27,6 +27,11 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """`make_tokenizer`, once."""
+    return make_tokenizer()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """Fast unigram tokenizer of some 200 pieces: <pad> 0, </s> 1 (appended to every text), <unk> 2."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

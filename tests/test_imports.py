@@ -12,25 +12,26 @@ SOURCE = Path(__file__).parents[1] / "src" / "spectune"
 FILES = sorted(SOURCE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 
-_PLAIN = {"errors", "config", "yaml_text", "runfile", "files"}
+_PLAIN = {"errors", "config", "yaml_text", "runfile", "files", "manifest"}
 _MIDDLE = {"training", "evaluation", "report", "formats"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "manifest": {"errors", "files"},
     "config": {"errors"},
     "yaml_text": {"errors"},
     "runfile": _PLAIN,
     "adapter": {"errors"},
     "data": {"errors", "config", "starter"},
-    "starter": {"errors"},
+    "starter": {"errors", "files", "manifest", "adapter"},
     "base_model": {"errors", "config", "starter"},
     "report": {"errors", "adapter"},
-    "formats": {"errors", "config", "adapter", "data"},
-    "evaluation": {"errors", "config", "files", "adapter", "data"},
+    "formats": {"errors", "config", "files", "manifest", "adapter", "data"},
+    "evaluation": {"errors", "config", "files", "formats", "adapter", "data"},
     "training": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning"},
     "integrations": {"errors", "adapter"},
     "sizes": {"errors", "config", "adapter"},
-    "planning": {*_PLAIN, "adapter", "data", "base_model", "training", "evaluation", "sizes"},
+    "planning": {*_PLAIN, "formats", "adapter", "data", "base_model", "training", "evaluation", "sizes"},
     "proposal": {"errors", "data", "yaml_text"},
     "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal"},
     "cli": {*_PLAIN, *_MIDDLE, "adapter", "data", "planning", "proposal", "api", "starter", "__init__"},
@@ -113,8 +114,9 @@ LIGHT = [
     *SOURCE.glob("cli/*.py"),
     *(path for path in SOURCE.glob("data/*.py") if path.stem not in ("collation", "loader")),
     *(SOURCE / "adapter" / name for name in ("__init__.py", "schedule.py", "roles.py")),
-    *(SOURCE / "training" / name for name in ("__init__.py", "learning_rate.py")),
+    *(SOURCE / "training" / f"{name}.py" for name in ("__init__", "learning_rate", "directory", "lock", "signals")),
     SOURCE / "starter" / "bundle.py",
+    SOURCE / "formats" / "adapter_files.py",
 ]
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from spectune.config import RunConfig
 from spectune.data.prepare import read_texts, texts_to_examples
+from spectune.errors import Interrupted
+from spectune.formats.adapter_files import check_start
 from spectune.planning import outline_run
 from spectune.runfile import load_run_config
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from spectune.evaluation.trained import TrainedAdapter
     from spectune.training.finish import RunResult
     from spectune.training.progress import Reporter
+    from spectune.training.signals import Stop
 
 
 def train(
@@ -45,27 +49,42 @@ def train(
     elif isinstance(config, Mapping):
         config = load_run_config(None, base=config)
     from spectune.training.directory import RunDirectory
+    from spectune.training.signals import catch_signals
 
-    RunDirectory(Path(config.train.output_dir)).check(resume=bool(resume), overwrite=overwrite)
+    paths = RunDirectory(Path(config.train.output_dir))
+    paths.check(resume=bool(resume), overwrite=overwrite)
+    with catch_signals() as stop:
+        try:
+            return _train(config, resume, overwrite, reporter, stop)
+        except Interrupted as interrupted:
+            name = Signals(interrupted.signum).name
+            raise Interrupted(interrupted.signum, f"stopped by {name}; {paths.resume_hint()}") from None
+
+
+def _train(config: RunConfig, resume: bool | str, overwrite: bool, reporter: Reporter | None, stop: Stop) -> RunResult:
+    if config.adapter.init_from is not None and not resume:
+        check_start(config.adapter.init_from, config.adapter.init_r)
     outline = outline_run(config)
     from spectune.training.progress import Reporter
     from spectune.training.run import train_run
 
-    return train_run(config, outline, resume=resume, reporter=reporter or Reporter())
+    return train_run(config, outline, resume=resume, overwrite=overwrite, reporter=reporter or Reporter(), stop=stop)
 
 
-def load(adapter: str | Path) -> TrainedAdapter:
-    """Load an adapter and its base for evaluation and prediction.
+def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> TrainedAdapter:
+    """Load an adapter and its base for evaluation and prediction. Nothing in an adapter's directory is trusted.
 
     Args:
         adapter: a directory or hub id; also an AdaLoRA adapter that plain PEFT made.
+        revision: branch, tag or commit of an adapter on the hub.
+        trust_remote_code: let the base model bring code of its own.
 
     Raises:
         AdapterError: there is none, it is damaged, or its base cannot be resolved.
     """
     from spectune.evaluation.trained import load_adapter
 
-    return load_adapter(str(adapter))
+    return load_adapter(str(adapter), revision=revision, trust_remote_code=trust_remote_code)
 
 
 def evaluate(adapter: str | Path | TrainedAdapter, data: str | Path) -> Evaluation:

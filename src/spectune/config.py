@@ -139,6 +139,8 @@ class AdapterConfig(Section):
     """Modules trained in full and saved beside the adapter."""
     adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
     init: Literal["random", "orthonormal", "gradient"] = "random"
+    init_from: str | None = None
+    """Directory or hub id of a finished AdaLoRA adapter to go on from, under this run's own schedule."""
     importance: Literal["elementwise", "triplet"] = "elementwise"
     pruning: Literal["revivable", "permanent"] = "revivable"
     penalty_in_scores: bool = True
@@ -155,6 +157,8 @@ class AdapterConfig(Section):
             raise ValueError(
                 f"init_r {self.init_r} is below target_r {self.target_r}; give init_r of about 1.5 × target_r"
             )
+        if self.init_from is not None and self.init != "random":
+            raise ValueError(f"init {self.init} would overwrite what init_from brings; give one of the two")
         for name in ("tinit", "tfinal"):
             value = getattr(self, name)
             if isinstance(value, float) and not 0.0 < value < 1.0:

@@ -37,3 +37,19 @@ def one_line(text: str) -> str:
 def visible(text: str) -> str:
     """A text with its control characters written out: what a file holds must not steer a terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to stop, and it did; the message says what is saved and how to go on.
+
+    A KeyboardInterrupt, so that nothing on the way takes it for an error to be handled.
+    """
+
+    def __init__(self, signum: int, message: str = "") -> None:
+        super().__init__(message)
+        self.signum = signum
+
+    @property
+    def status(self) -> int:
+        """The exit status that a shell gives a process ended by this signal: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.signum

@@ -1,20 +1,51 @@
-"""Writing so that a reader finds the old or the new, never half: temporary names, flushes, hashes, renames."""
+"""Writing so that a reader finds the old or the new, never half: temporary names, flushes, renames.
+
+A name that ends in `.partial` is being written, one that ends in `.old` is being removed; `tidy` clears what a killed
+process left of both. A link in the place of a file is replaced, never written through.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from spectune.errors import RunError
 
-MANIFEST = "manifest.json"
-FORMAT = 1
+PARTIAL, OLD = ".partial", ".old"
+
+_CIRCUMSTANCES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ESTALE,
+}
+_AT_THIS_DIRECTORY, _EXCHANGE = -100, 2  # of Linux's renameat2
+
+
+def circumstance(error: BaseException) -> str | None:
+    """One line about a failure that is the machine's state and no slip in our code (full disk, …); else None."""
+    if isinstance(error, OSError) and error.errno in _CIRCUMSTANCES:
+        return f"{error.filename or 'the machine'}: {error.strerror}"
+    number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors reports the system's errors in its own class
+    if type(error).__name__ == "SafetensorError" and number and int(number[1]) in _CIRCUMSTANCES:
+        return f"writing tensors: {os.strerror(int(number[1]))}"
+    return None
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -24,12 +55,33 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one piece."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        write_new(partial, text.encode())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    flush_directory(path.parent)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that is on the disk when this returns; what had its name before is removed, not written through."""
+    path.unlink(missing_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        write_all(handle, content)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_all(handle: int, content: bytes) -> None:
+    """All bytes to an open file; the system may take them in pieces."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
 
 
 def read_json(path: Path) -> Any:
@@ -38,60 +90,53 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
 @contextmanager
-def whole_directory(final: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `final` when the block ends well; its manifest is written last.
+def replaced_directory(final: Path) -> Iterator[Path]:
+    """A temporary directory that takes the place of `final` when the block ends well; else `final` stays as it is.
 
-    An older `final` is replaced as a whole. When the block fails, it stays as it is.
+    Where the system can swap two names at once (Linux), there is an old or a new `final` at every instant. The parent
+    must exist: a directory that has vanished under a run is an error, not made anew.
     """
-    partial = final.with_name(f"{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = final.with_name(final.name + PARTIAL)
+    remove(partial)
+    os.mkdir(partial)
     try:
         yield partial
-        write_manifest(partial)
-        _flush_directory(partial)
-        _swap(partial, final)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for directory in {path.parent for path in partial.rglob("*")} | {partial}:
+            flush_directory(directory)
+        _put_in_place(partial, final)
+    except BaseException:
+        with suppress(OSError):
+            remove(partial)
+        raise
 
 
-def write_manifest(directory: Path) -> None:
-    """`manifest.json`: format version, SHA-256 and size of every other file. Flushes them first."""
-    entries = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path.name != MANIFEST:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            entries[path.relative_to(directory).as_posix()] = {"sha256": sha256(path), "size": path.stat().st_size}
-    write_json(directory / MANIFEST, {"format": FORMAT, "files": entries})
+def remove(path: Path) -> None:
+    """Delete a directory, file or link; a directory under another name first, so that no half of it is ever seen."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        doomed = path
+        if path.suffix not in (PARTIAL, OLD):
+            doomed = path.with_name(path.name + OLD)
+            remove(doomed)
+            os.replace(path, doomed)
+        shutil.rmtree(doomed)
 
 
-def verify_manifest(directory: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        RunError: no manifest, another format, or a file that is missing or differs; says which.
-    """
-    manifest = read_json(directory / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise RunError(f"{directory / MANIFEST} is of another format; this version reads format {FORMAT}")
-    for name, entry in manifest["files"].items():
-        path = directory / name
-        if not path.is_file():
-            raise RunError(f"{path} is missing")
-        if path.stat().st_size != entry["size"] or sha256(path) != entry["sha256"]:
-            raise RunError(f"{path} is damaged: it differs from its SHA-256 in {MANIFEST}")
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def tidy(directory: Path) -> None:
+    """Clear what a killed process left half written or half removed; an old state without a new one comes back."""
+    for path in [*directory.glob(f"*{OLD}"), *directory.glob(f"*{PARTIAL}")]:
+        final = path.with_suffix("")
+        between_two_renames = not final.exists() and final.with_name(final.name + PARTIAL).exists()
+        if path.suffix == OLD and between_two_renames:
+            os.replace(path, final)
+        else:
+            remove(path)
 
 
 def directory_size(directory: Path) -> int:
@@ -99,21 +144,44 @@ def directory_size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def _swap(partial: Path, final: Path) -> None:
-    old = final.with_name(f"{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.replace(final, old)
-    os.replace(partial, final)
-    _flush_directory(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush_directory(directory: Path) -> None:
+def flush_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk, where the file system knows how to."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:  # some file systems refuse to flush a directory
-        pass
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(handle)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    if not final.exists():
+        os.replace(partial, final)
+    elif _exchange(partial, final):
+        flush_directory(final.parent)
+        remove(partial)
+    else:
+        old = final.with_name(final.name + OLD)
+        remove(old)
+        os.replace(final, old)
+        try:
+            os.replace(partial, final)
+        except BaseException:
+            os.replace(old, final)
+            raise
+        flush_directory(final.parent)
+        remove(old)
+    flush_directory(final.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; false where the system or the file system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    here = ctypes.c_int(_AT_THIS_DIRECTORY)
+    result: int = swap(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(_EXCHANGE))
+    return result == 0

@@ -16,6 +16,7 @@ from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError
 from spectune.evaluation.metrics import LOSS, resolve_metrics
+from spectune.formats.adapter_files import check_start
 from spectune.sizes import Memory, Parameters, memory_of, parameters_of
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 
@@ -93,6 +94,8 @@ def plan_run(config: RunConfig) -> Plan:
 
     Raises a `UserError` for whatever `spectune train` would refuse before its first step.
     """
+    if config.adapter.init_from is not None:
+        check_start(config.adapter.init_from, config.adapter.init_r)
     outline = outline_run(config, data_required=False)
     from spectune.adapter.targets import resolve_targets
 

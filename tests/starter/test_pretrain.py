@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from spectune.starter.export import read_checkpoint
 from spectune.starter.pretrain import learning_rate, main
 
 STEPS = 8
@@ -51,9 +52,10 @@ def test_it_leaves_a_loadable_model_with_card_and_log(finished: Path) -> None:
 
 def test_a_run_stopped_and_resumed_is_the_run_that_was_not(corpus: Path, finished: Path, tmp_path: Path) -> None:
     tiny(corpus, tmp_path, "--stop-after", "3")
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 3
+    assert read_checkpoint(tmp_path / "checkpoint")[0]["step"] == 3
     tiny(corpus, tmp_path, "--resume")
-    whole, parts = (torch.load(path / "checkpoint.pt", weights_only=True)["model"] for path in (finished, tmp_path))
+    whole, parts = (read_checkpoint(path / "checkpoint")[1] for path in (finished, tmp_path))
+    assert whole.keys() == parts.keys()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 

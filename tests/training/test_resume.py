@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.training.conftest import Run, journal
 
 from spectune.errors import RunError
-from spectune.files import sha256
+from spectune.manifest import sha256
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 

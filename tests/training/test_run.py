@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 import spectune
 from spectune.errors import ConfigError, RunError
-from spectune.files import sha256, verify_manifest
+from spectune.manifest import sha256, verify_manifest
 
 
 @pytest.mark.parametrize("base", ["t5", "bart"])

@@ -9,7 +9,8 @@ import torch
 
 from spectune.adapter.initialization import leading
 from spectune.errors import RunError
-from spectune.files import verify_manifest, whole_directory, write_text
+from spectune.files import write_text
+from spectune.manifest import verify_manifest, whole_directory
 from spectune.training.directory import RunDirectory
 from spectune.training.journal import Journal
 from spectune.training.phases import PhaseLosses
@@ -79,7 +80,8 @@ def test_damage_is_seen(tmp_path: Path, damage: str) -> None:
 def test_other_peoples_files_stay(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "summary.json").write_text("{}")
-    RunDirectory(tmp_path).prepare(resume=False)
+    with RunDirectory(tmp_path).taken(resume=False, overwrite=False):
+        pass
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "summary.json").exists()
 

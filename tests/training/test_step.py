@@ -156,7 +156,7 @@ def test_a_checkpoint_restores_every_tensor(tmp_path: Any) -> None:
             rate=1e-2,
             options=StepOptions(**OPTIONS),
         )
-    save_checkpoint(tmp_path / "step-3", trained, {"anything": [1, "two"]})
+    save_checkpoint(tmp_path / "step-3", trained, {"anything": [1, "two"]}, {"base": "abc"})
     random_before = torch.get_rng_state()
     torch.manual_seed(0)
     _, other = make()

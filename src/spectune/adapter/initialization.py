@@ -1,4 +1,6 @@
-"""Starts other than PEFT's N(0, 0.02²): orthonormal factors, random or from the gradient. λ is 0, so ΔW stays 0.
+"""Starts other than PEFT's N(0, 0.02²): orthonormal factors, random or from the gradient; or a finished adapter's.
+
+But for the last λ is 0, so ΔW stays 0.
 
 With orthonormal P and Q the penalty starts at 0 instead of spending the warm-up on it. The gradient's leading singular
 vectors are the directions in which the loss falls fastest (LoRA-GA, arXiv 2407.05000, with Λ = 0 in place of a changed
@@ -7,7 +9,8 @@ base): ∂L/∂λ starts at s times the singular values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +20,38 @@ from spectune.adapter.store import Matrix, TripletStore
 CHUNK_BYTES = 512 * 2**20  # of gradients of whole matrices held at once
 _EXACT = 1024  # up to this width the full decomposition is cheap
 _OVERSAMPLING, _ITERATIONS = 8, 4
+
+
+class Triplets(NamedTuple):
+    """The finished triplets of one matrix."""
+
+    values: Tensor
+    """λ, (r,)."""
+    queries: Tensor
+    """Rows of Q, (r, in)."""
+    outputs: Tensor
+    """Rows of Pᵀ, (r, out)."""
+
+
+@torch.no_grad()
+def start_from_triplets(store: TripletStore, finished: Mapping[str, Triplets], scale: float) -> None:
+    """Put finished triplets into the first slots of their matrices; the slots left keep their random start, with λ = 0.
+
+    λ is rescaled so that ΔW = s · PΛQ is the finished one, whatever s was.
+
+    Args:
+        store: a fresh store with at least as many slots per matrix.
+        finished: by matrix name.
+        scale: the finished adapter's s.
+    """
+    matrices = {matrix.name: matrix.layer for matrix in store.matrices}
+    name = store.adapter_name
+    for matrix, triplets in finished.items():
+        layer, rank = matrices[matrix], len(triplets.values)
+        layer.lora_E[name][:rank, 0].copy_(triplets.values * (scale / store.scale))
+        layer.lora_A[name][:rank].copy_(triplets.queries)
+        layer.lora_B[name].t()[:rank].copy_(triplets.outputs)
+    store.drop_parts()
 
 
 @torch.no_grad()

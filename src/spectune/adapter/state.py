@@ -1,4 +1,4 @@
-"""Saving and restoring the engine: plain JSON values and a flat dictionary of tensors, no pickle."""
+"""Saving and restoring the engine and an optimizer: plain JSON values and a flat dictionary of tensors, no pickle."""
 
 from __future__ import annotations
 
@@ -58,6 +58,33 @@ def restore_engine(engine: AdaLoraEngine, saved: dict[str, Any]) -> None:
     engine.final_scores = {k.removeprefix(prefix): v.clone() for k, v in tensors.items() if k.startswith(prefix)}
     engine.store.realias()
     engine.store.lay_out(engine.keep if meta["dead_left_out"] else None)
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as tensors by name, and the rest as JSON values."""
+    saved = optimizer.state_dict()
+    tensors, scalars = {}, {}
+    for number, entries in saved["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{key}"] = value
+            else:
+                scalars[f"{number}.{key}"] = value
+    return tensors, {"groups": saved["param_groups"], "scalars": scalars}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Put `optimizer_state` back; other names among the tensors are not its business."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state.setdefault(int(number), {})[key] = tensor
+    for name, value in saved["scalars"].items():
+        number, key = name.split(".", 1)
+        state.setdefault(int(number), {})[key] = value
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in saved["groups"]]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def scores_by_slot(store: TripletStore, scores: Tensor, init_r: int) -> dict[str, Tensor]:

@@ -1,11 +1,11 @@
 """The `spectune` command: `main` runs it and turns every end into an exit status.
 
-0: done. 1: a bug of ours, with its traceback. 2: a person's mistake, one line on standard error. 130: interrupted.
+0: done. 1: a bug of ours, with its traceback. 2: a person's mistake, one line on standard error. 130, 143: stopped by
+SIGINT, SIGTERM.
 """
 
 from __future__ import annotations
 
-import errno
 import io
 import sys
 import traceback
@@ -15,22 +15,10 @@ import typer
 
 from spectune.cli.app import app
 from spectune.cli.arguments import with_resume_value
-from spectune.errors import UserError, one_line
+from spectune.errors import Interrupted, UserError, one_line
+from spectune.files import circumstance
 
 __all__ = ["main"]
-
-# The machine's state, not a slip in our code: a line is worth more than a traceback.
-_CIRCUMSTANCES = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EIO,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ENAMETOOLONG,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,14 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except typer.TyperException as error:
         return _refuse(error.format_message())
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
-    except OSError as error:
-        if error.errno in _CIRCUMSTANCES:
-            return _refuse(f"{error.filename or 'the machine'}: {error.strerror}")
-        return _report_bug(error)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        stop = error if isinstance(error, Interrupted) else error.__cause__  # the parser wraps it into an Abort
+        if not isinstance(stop, Interrupted):
+            return 130
+        print(f"spectune: {one_line(str(stop))}", file=sys.stderr)
+        return stop.status
     except Exception as error:
-        return _report_bug(error)
+        line = circumstance(error)
+        return _report_bug(error) if line is None else _refuse(line)
     return status if isinstance(status, int) else 0
 
 

@@ -17,6 +17,10 @@ def predict(
     file: Annotated[
         str, typer.Argument(metavar="[FILE|-]", help="Table, or texts one a line; `-` is standard input.")
     ] = "-",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an adapter on the hub.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let the base model run code of its own.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")] = None,
 ) -> None:
     """Write {"text", "prediction"} as JSON lines, one for each text."""
@@ -24,7 +28,7 @@ def predict(
         raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
     from spectune import api
 
-    pairs = api.predict_file(adapter, file)
+    pairs = api.predict_file(api.load(adapter, revision=revision, trust_remote_code=trust_remote_code), file)
     text = "".join(json.dumps({"text": t, "prediction": p}, ensure_ascii=False) + "\n" for t, p in pairs)
     if output is None:
         typer.echo(text, nl=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from spectune.data.tokenization import TokenizedSet
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config, generation_model
 from spectune.evaluation.loss import CrossEntropySum
 from spectune.evaluation.metrics import LOSS, LOSS_SIGNATURE, Metric, compute_metrics, confusion
+from spectune.files import write_text
 
 
 @dataclass(frozen=True)
@@ -103,12 +103,10 @@ def accepted_texts(example: Example) -> Sequence[str]:
 
 def write_predictions(path: str | Path, examples: Sequence[Example], predictions: Sequence[str]) -> None:
     """JSON lines `{"text", "target", "prediction"}`, with `references` where a row has several; whole or not at all."""
-    final = Path(path)
-    partial = final.with_name(final.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        for example, prediction in zip(examples, predictions, strict=True):
-            record: dict[str, Any] = {"text": example.source, "target": example.target, "prediction": prediction}
-            if len(accepted_texts(example)) > 1:
-                record["references"] = list(accepted_texts(example))
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    os.replace(partial, final)
+    records = []
+    for example, prediction in zip(examples, predictions, strict=True):
+        record: dict[str, Any] = {"text": example.source, "target": example.target, "prediction": prediction}
+        if len(accepted_texts(example)) > 1:
+            record["references"] = list(accepted_texts(example))
+        records.append(json.dumps(record, ensure_ascii=False) + "\n")
+    write_text(Path(path), "".join(records))

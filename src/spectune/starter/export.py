@@ -8,9 +8,14 @@ from string import Template
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from transformers import GenerationConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
+from spectune.files import read_json
+from spectune.manifest import verify_manifest
+
 LOG = "pretraining_log.jsonl"
+TENSORS, STATE = "state.safetensors", "state.json"
 
 CARD = Template("""\
 # spectune starter
@@ -40,9 +45,9 @@ def export_checkpoint(checkpoint: Path, directory: Path, sources: Path | None = 
 
     ``sources`` is Markdown about the corpus (attributions, licences), put at the end of the card.
     """
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state, tensors = read_checkpoint(checkpoint)
     model = T5ForConditionalGeneration(T5Config.from_dict(state["config"]))
-    model.load_state_dict(state["model"])
+    load_model(model, tensors)
     model.generation_config = GenerationConfig(decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)
     directory.mkdir(parents=True, exist_ok=True)
     model.bfloat16().save_pretrained(directory)
@@ -51,6 +56,20 @@ def export_checkpoint(checkpoint: Path, directory: Path, sources: Path | None = 
     records = _until(checkpoint.parent / "log.jsonl", int(state["step"]))
     (directory / LOG).write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     (directory / "README.md").write_text(_card(state, model, records, sources), encoding="utf-8")
+
+
+def read_checkpoint(directory: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What `Run.save` wrote: plain values, and tensors by name. Raises RunError for a damaged one."""
+    verify_manifest(directory)
+    state: dict[str, Any] = read_json(directory / STATE)
+    return state, load_file(directory / TENSORS)
+
+
+@torch.no_grad()
+def load_model(model: T5ForConditionalGeneration, tensors: dict[str, torch.Tensor]) -> None:
+    """Copy a checkpoint's weights into a model; tied ones are in it once."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[f"model.{name}"])
 
 
 def _load_as_float32(config: Path) -> None:

@@ -1,7 +1,7 @@
 """Pre-train the starter: ``python -m spectune.starter.pretrain --corpus FILE --output DIR``.
 
-Trains a tokenizer, builds a small T5 and teaches it span corruption. DIR receives ``tokenizer/``, ``checkpoint.pt``
-(replaced atomically), ``log.jsonl`` and at the end ``model/``, the half-precision export. ``--resume`` continues
+Trains a tokenizer, builds a small T5 and teaches it span corruption. DIR receives ``tokenizer/``, ``checkpoint/``
+(replaced as a whole), ``log.jsonl`` and at the end ``model/``, the half-precision export. ``--resume`` continues
 from the checkpoint; ``--export CHECKPOINT`` turns any checkpoint into a model directory.
 """
 
@@ -10,22 +10,26 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
+from spectune.adapter.state import optimizer_state, restore_optimizer
+from spectune.files import write_json, write_new
+from spectune.manifest import whole_directory
 from spectune.starter.corpus import SpanBatches, read_lines, token_stream
-from spectune.starter.export import export_checkpoint
+from spectune.starter.export import STATE, TENSORS, export_checkpoint, load_model, read_checkpoint
 from spectune.starter.head_start import give_head_start
 from spectune.starter.scaled_adamw import ScaledAdamW
 from spectune.starter.tokenizer import train_tokenizer
 from spectune.starter.word_vectors import start_from_word_vectors, word_vectors
 
+CHECKPOINT = "checkpoint"
 HELD_OUT_LINES = 2000
 WARM_UP, DECAY = 0.02, 0.5
 FLOOR = 0.02
@@ -89,30 +93,33 @@ class Run:
             return min(1.0, self.seconds / (60 * self.settings.minutes))
         return self.step / self.settings.steps
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint; the file appears whole or not at all."""
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint; the directory appears whole or not at all."""
+        moments, rest = optimizer_state(self.optimizer)
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.named_parameters()} | moments
+        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": rest,
             "config": self.model.config.to_dict(),
             "settings": asdict(self.settings),
             "step": self.step,
             "seconds": self.seconds,
         }
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        with whole_directory(directory) as partial:
+            write_new(partial / TENSORS, content)
+            write_json(partial / STATE, state)
 
-    def load(self, path: Path) -> None:
+    def load(self, directory: Path) -> None:
         """Continue from a checkpoint. The length of the run may be set anew; what a step is may not."""
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state, tensors = read_checkpoint(directory)
         free = ("steps", "minutes")
         stored = {name: value for name, value in state["settings"].items() if name not in free}
         changed = [name for name, value in stored.items() if value != getattr(self.settings, name)]
         if changed:
             options = ", ".join(f"--{name.replace('_', '-')} {stored[name]}" for name in changed)
-            raise SystemExit(f"{path} was made with other settings; resume with {options}")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+            raise SystemExit(f"{directory} was made with other settings; resume with {options}")
+        load_model(self.model, tensors)
+        restore_optimizer(self.optimizer, state["optimizer"], tensors)
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
 
@@ -155,12 +162,12 @@ def pretrain(run: Run, train: SpanBatches, held_out: SpanBatches, output: Path, 
             record = _record(run, tokens_per_step, float(torch.stack(window).mean()), speed)
             if run.step % options.save_every == 0:
                 record["held_out_loss"] = round(held_out_loss(run.model, held_out), 4)
-                run.save(output / "checkpoint.pt")
+                run.save(output / CHECKPOINT)
             _log(output / "log.jsonl", record)
             window, mark = [], (time.monotonic(), run.step)
     record = _record(run, tokens_per_step, None, None)
     record["held_out_loss"] = round(held_out_loss(run.model, held_out, 64), 4)
-    run.save(output / "checkpoint.pt")
+    run.save(output / CHECKPOINT)
     _log(output / "log.jsonl", record)
 
 
@@ -206,7 +213,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sources", type=Path, help="Markdown about the corpus (attributions), put into the model card"
     )
-    parser.add_argument("--resume", action="store_true", help="continue from DIR/checkpoint.pt")
+    parser.add_argument("--resume", action="store_true", help="continue from DIR/checkpoint")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--minutes", type=float, default=0.0, help="lay the schedule over this time instead of --steps")
     parser.add_argument("--stop-after", type=int, default=0, help="stop (resumably) after so many steps")
@@ -253,9 +260,9 @@ def main(arguments: list[str] | None = None) -> None:
         start_from_word_vectors(model.shared, word_vectors(train.stream, len(tokenizer), options.width))
     run = Run(model.to(options.device), ScaledAdamW(model.parameters()), settings)
     if options.resume:
-        run.load(options.output / "checkpoint.pt")
+        run.load(options.output / CHECKPOINT)
     pretrain(run, train, held_out, options.output, options)
-    export_checkpoint(options.output / "checkpoint.pt", options.output / "model", options.sources)
+    export_checkpoint(options.output / CHECKPOINT, options.output / "model", options.sources)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def word_vectors(stream: NDArray[np.int32], vocabulary: int, width: int, window:
     (sentinels, most bytes) have rows of zeros.
     """
     table = positive_information(co_occurrences(stream, vocabulary, window))
-    left, strength, _ = svds(table, k=width, v0=np.ones(vocabulary))
+    # seeded: where the table has fewer directions than `width`, the iteration starts again at random
+    left, strength, _ = svds(table, k=width, v0=np.ones(vocabulary), rng=np.random.default_rng(0))
     vectors = left * np.sqrt(strength)
     size = np.sqrt(np.mean(vectors**2, axis=1, keepdims=True))
     vectors = np.divide(vectors, size, out=np.zeros_like(vectors), where=size > 1e-12)

@@ -1,6 +1,7 @@
 """Checkpoints: the full-size training state, apart from the compact adapter that is shared.
 
-Tensors in safetensors, the rest in JSON, nothing is pickled. A checkpoint exists when its manifest does.
+Tensors in safetensors, the rest in JSON, nothing is pickled. A checkpoint exists when its manifest does; the manifest
+also holds the fingerprint of the run that made it.
 """
 
 from __future__ import annotations
@@ -8,18 +9,21 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.state import optimizer_state, restore_optimizer
 from spectune.errors import RunError
-from spectune.files import read_json, verify_manifest, whole_directory, write_json
+from spectune.files import read_json, remove, write_json, write_new
+from spectune.manifest import MANIFEST, verify_manifest, whole_directory
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
@@ -33,19 +37,25 @@ class Trained:
     optimizer: torch.optim.Optimizer
 
 
-def save_checkpoint(directory: Path, trained: Trained, progress: dict[str, Any]) -> None:
-    """Write `directory` as a whole: engine, optimizer, random states, and `progress` (JSON values of the loop)."""
+def save_checkpoint(
+    directory: Path, trained: Trained, progress: dict[str, Any], fingerprint: Mapping[str, Any]
+) -> None:
+    """Write `directory` as a whole: engine, optimizer, random states, and `progress` (JSON values of the loop).
+
+    Args:
+        fingerprint: of the run, kept in the manifest.
+    """
     engine = trained.engine.state_dict()
-    moments, groups = _optimizer_state(trained.optimizer)
-    extra = {f"extra.{i}": p.detach() for i, p in enumerate(trained.engine.parameters()) if i >= _banks(trained.engine)}
-    tensors = {f"engine.{name}": tensor for name, tensor in engine["tensors"].items()} | moments | extra
+    moments, groups = optimizer_state(trained.optimizer)
+    tensors = {f"engine.{name}": tensor for name, tensor in engine["tensors"].items()} | moments
+    tensors |= {name: parameter.detach() for name, parameter in _extra(trained.engine).items()}
     tensors |= _random_tensors()
-    with whole_directory(directory) as partial:
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, partial / _TENSORS
-        )
-        state = {"engine": engine["meta"], "optimizer": groups, "python_random": _plain(random.getstate())}
-        write_json(partial / _STATE, state | {"progress": progress})
+    # Serialised in memory: an adapter is small, and every byte then goes through one writer that flushes.
+    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    state = {"engine": engine["meta"], "optimizer": groups, "random": _random_values(), "progress": progress}
+    with whole_directory(directory, fingerprint=fingerprint) as partial:
+        write_new(partial / _TENSORS, content)
+        write_json(partial / _STATE, state)
 
 
 def load_checkpoint(directory: Path, trained: Trained, *, weights_only: bool = False) -> dict[str, Any]:
@@ -67,12 +77,11 @@ def load_checkpoint(directory: Path, trained: Trained, *, weights_only: bool = F
     found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     trained.engine.load_state_dict({"meta": state["engine"], "tensors": found})
     with torch.no_grad():
-        for number, parameter in enumerate(trained.engine.parameters()):
-            if f"extra.{number}" in tensors:
-                parameter.copy_(tensors[f"extra.{number}"])
+        for name, parameter in _extra(trained.engine).items():
+            parameter.copy_(tensors[name])
     if not weights_only:
-        _restore_optimizer(trained.optimizer, state["optimizer"], tensors)
-        _restore_random(tensors, state["python_random"])
+        restore_optimizer(trained.optimizer, state["optimizer"], tensors)
+        _restore_random(tensors, state["random"])
     progress: dict[str, Any] = state["progress"]
     return progress
 
@@ -91,51 +100,38 @@ def newest_checkpoint(directory: Path) -> tuple[Path, list[str]]:
             notes.append(f"{path.name} is passed over: {error}")
             continue
         return path, notes
-    raise RunError(f"there is no whole checkpoint in {directory}; start the run without --resume")
+    reasons = f" ({'; '.join(notes)})" if notes else ""
+    raise RunError(f"there is no whole checkpoint in {directory}{reasons}; start the run without --resume")
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Directories named step-N with a manifest, by N."""
-    found = [
-        path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and (path / "manifest.json").is_file()
-    ]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    found = [path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+    return sorted(found, key=step_of)
 
 
-def retain(directory: Path, limit: int, best: Path | None) -> None:
-    """Delete all but the newest `limit` checkpoints; the best is never deleted."""
-    for path in list_checkpoints(directory)[:-limit]:
+def step_of(checkpoint: Path) -> int:
+    """N of step-N."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def retain(directory: Path, limit: int, best: Path | None, newest: Path) -> None:
+    """Delete all but the newest `limit` checkpoints; the best is never deleted.
+
+    `newest` is the one just written. Those with a higher step are of a continuation that was given up, since the run
+    went back to an older one: they go, so that they neither count nor are taken up.
+    """
+    paths = list_checkpoints(directory)
+    given_up = [path for path in paths if step_of(path) > step_of(newest)]
+    for path in [*given_up, *[path for path in paths if path not in given_up][:-limit]]:
         if path != best:
-            shutil.rmtree(path)
+            remove(path)
 
 
-def _banks(engine: AdaLoraEngine) -> int:
-    return len(engine.store.banks)
-
-
-def _optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    saved = optimizer.state_dict()
-    tensors, scalars = {}, {}
-    for number, entries in saved["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{number}.{key}"] = value
-            else:
-                scalars[f"{number}.{key}"] = value
-    return tensors, {"groups": saved["param_groups"], "scalars": scalars}
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".", 2)
-            state.setdefault(int(number), {})[key] = tensor
-    for name, value in saved["scalars"].items():
-        number, key = name.split(".", 1)
-        state.setdefault(int(number), {})[key] = value
-    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in saved["groups"]]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _extra(engine: AdaLoraEngine) -> dict[str, torch.nn.Parameter]:
+    """Parameters of modules trained in full, by the names that a checkpoint gives them."""
+    banks = len(engine.store.banks)
+    return {f"extra.{number}": p for number, p in enumerate(engine.parameters()) if number >= banks}
 
 
 def _random_tensors() -> dict[str, Tensor]:
@@ -145,14 +141,20 @@ def _random_tensors() -> dict[str, Tensor]:
     return states
 
 
-def _restore_random(tensors: dict[str, Tensor], python_random: Any) -> None:
+def _random_values() -> dict[str, Any]:
+    """States of Python's and NumPy's generators (some models draw from NumPy), as JSON values."""
+    numpy: dict[str, Any] = dict(np.random.get_state(legacy=False))
+    numpy["state"] = {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])}
+    plain: dict[str, Any] = json.loads(json.dumps({"python": random.getstate(), "numpy": numpy}))
+    return plain
+
+
+def _restore_random(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
     torch.set_rng_state(tensors["random.cpu"])
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         if f"random.cuda.{number}" in tensors:
             torch.cuda.set_rng_state(tensors[f"random.cuda.{number}"], number)
-    version, numbers, gauss = python_random
+    version, numbers, gauss = values["python"]
     random.setstate((version, tuple(numbers), gauss))
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
+    key = np.array(values["numpy"]["state"]["key"], dtype=np.uint32)
+    np.random.set_state(values["numpy"] | {"state": {"key": key, "pos": values["numpy"]["state"]["pos"]}})

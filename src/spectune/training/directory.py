@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectune.errors import RunError
+from spectune.files import remove, tidy
+from spectune.training.lock import locked
 
 _OURS = (
     "checkpoints",
@@ -35,6 +39,17 @@ class RunDirectory:
         """What a person shares."""
         return self.root / "adapter"
 
+    @property
+    def holds_checkpoints(self) -> bool:
+        """Whether there is something to go on from."""
+        return any(self.checkpoints.glob("step-*/manifest.json"))
+
+    def resume_hint(self) -> str:
+        """What to do after a run was stopped: the command that goes on, if there is something to go on from."""
+        if not self.holds_checkpoints:
+            return "nothing was saved yet; start it again"
+        return f"continue with: spectune train {shlex.quote(str(self.root / 'run.yaml'))} --resume"
+
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a directory that must not be written.
 
@@ -45,23 +60,33 @@ class RunDirectory:
             raise RunError(f"{self.root} is a file; name a directory in train.output_dir")
         if resume and overwrite:
             raise RunError("give either --resume or --overwrite, not both")
-        whole = any(self.checkpoints.glob("step-*/manifest.json"))
-        if whole and not resume and not overwrite:
+        if self.holds_checkpoints and not resume and not overwrite:
             raise RunError(
                 f"{self.root} holds a run with checkpoints; --resume continues it, --overwrite deletes it, "
                 "another train.output_dir keeps it"
             )
 
-    def prepare(self, *, resume: bool) -> None:
-        """Make the directory; a run that is not resumed starts from an empty one (other people's files stay)."""
-        if not resume:
-            self._clear()
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+    @contextmanager
+    def taken(self, *, resume: bool, overwrite: bool) -> Iterator[bool]:
+        """Make the directory and keep others out while the block runs; false where the system has no locks.
+
+        A run that is not resumed starts from an empty directory (other people's files stay). What a killed process
+        left half written is cleared.
+
+        Raises:
+            RunError: as `check`, or another process has the directory.
+        """
+        self.check(resume=resume, overwrite=overwrite)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with locked(self.root) as held:
+            self.check(resume=resume, overwrite=overwrite)  # while waiting for the data, another run may have ended
+            if not resume:
+                self._clear()
+            self.checkpoints.mkdir(exist_ok=True)
+            for directory in (self.root, self.checkpoints):
+                tidy(directory)
+            yield held
 
     def _clear(self) -> None:
         for name in _OURS:
-            path = self.root / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove(self.root / name)

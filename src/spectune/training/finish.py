@@ -12,7 +12,7 @@ from spectune.adapter.roles import role_of
 from spectune.data.examples import Example
 from spectune.data.prepare import PreparedData
 from spectune.data.tokenization import TokenizedSet
-from spectune.errors import AdapterError
+from spectune.errors import AdapterError, RunError
 from spectune.evaluation.evaluate import Evaluation, write_predictions
 from spectune.evaluation.generation import generation_config
 from spectune.evaluation.reload import ReloadProof, prove_reload
@@ -60,11 +60,7 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
     session.reporter.heading(5)
     best, step, calls = loop.progress.best, loop.progress.step, loop.trained.engine.allocator_calls
     if best is not None and session.config.evaluation.load_best_model_at_end and best["step"] != step:
-        load_checkpoint(session.paths.checkpoints / f"step-{best['step']}", loop.trained, weights_only=True)
-        session.reporter.line(
-            f"took up the best checkpoint: step {best['step']:,}, {best['metric']} {best['value']:.4f}"
-        )
-        step = best["step"]
+        step = _take_up_best(ready, loop, best)
     for row in loop.progress.evaluations:
         name = "before training" if row["step"] == 0 else f"step {row['step']:,}"
         session.reporter.line(f"{name}: {session.best_metric} {row[session.best_metric]:.4f}")
@@ -84,6 +80,19 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
         session.reporter.line(f"test, {test.rows:,} rows")
         session.reporter.line(metrics_table(plain_metrics(test.metrics)))
     return Final(examples, evaluation, test, step, calls)
+
+
+def _take_up_best(ready: Ready, loop: Loop, best: dict[str, Any]) -> int:
+    """Load the best checkpoint and return its step; a damaged one costs the best, not the run."""
+    session = ready.session
+    try:
+        load_checkpoint(session.paths.checkpoints / f"step-{best['step']}", loop.trained, weights_only=True)
+    except RunError as error:
+        session.reporter.warning(f"the best checkpoint cannot be taken up ({error}); the last step is saved instead")
+        return loop.progress.step
+    session.reporter.line(f"took up the best checkpoint: step {best['step']:,}, {best['metric']} {best['value']:.4f}")
+    step: int = best["step"]
+    return step
 
 
 def _rows_to_prove(data: PreparedData, sets: dict[str, TokenizedSet], split: str) -> tuple[list[Example], TokenizedSet]:
@@ -113,7 +122,9 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
         engine=engine,
         tokenizer=ready.tokenizer,
         generation=generation_config(adapted.model, settings),
-        settings=outputs.adapter_settings(config, session.data, name_of(session.dtype), settings.max_new_tokens),
+        settings=outputs.adapter_settings(
+            config, session.data, name_of(session.dtype), settings.max_new_tokens, session.base_digest
+        ),
         card=outputs.card_facts(config, session.data, engine, metrics, parameters, session.outline.base),
         adapter_name=config.adapter.adapter_name,
     )

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from spectune.files import write_all
 
 
 class Journal:
     """Appends events; a resumed run goes on where its checkpoint was taken, without double entries."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file as it is; a new run finds none."""
-        self._file = path.open("r+b" if path.exists() else "wb")
-        self._file.seek(0, 2)
+        """Open the file as it is; a new run finds none. Nothing is buffered here, so nothing is lost by a kill."""
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        self._file = os.open(path, flags, 0o666)
+        os.lseek(self._file, 0, os.SEEK_END)
 
-    def rewind(self, position: int) -> None:
-        """Cut off what a resumed run will write again: all after byte `position`."""
-        self._file.truncate(position)
-        self._file.seek(position)
+    def rewind(self, position: int) -> bool:
+        """Cut off what a resumed run will write again, all after byte `position`; false if the file is shorter."""
+        whole = os.fstat(self._file).st_size >= position
+        if whole:
+            os.ftruncate(self._file, position)
+        os.lseek(self._file, 0, os.SEEK_END)
+        return whole
 
     def write(self, event: str, step: int, **fields: Any) -> None:
         """Append {"event", "step", …} and hand it to the operating system."""
         line = json.dumps({"event": event, "step": step, **fields}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        write_all(self._file, line.encode() + b"\n")
+
+    def flush(self) -> None:
+        """Have all entries on the disk: before a checkpoint that counts on them."""
+        os.fsync(self._file)
 
     @property
     def position(self) -> int:
         """Bytes written so far."""
-        return self._file.tell()
+        return os.lseek(self._file, 0, os.SEEK_CUR)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._file)

@@ -12,31 +12,21 @@ from torch import Tensor
 
 from spectune.config import RunConfig
 from spectune.data.loader import BatchLoader
-from spectune.errors import RunError
+from spectune.errors import Interrupted, RunError
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.metrics import higher_is_better
-from spectune.training.checkpoint import Trained, retain, save_checkpoint
+from spectune.training.checkpoint import Trained
+from spectune.training.faults import memory_explained
 from spectune.training.journal import Journal
 from spectune.training.learning_rate import LearningRate
 from spectune.training.phases import PhaseLosses
 from spectune.training.progress import Pace, Reporter
+from spectune.training.saving import Progress, save_loop
+from spectune.training.signals import Stop
 from spectune.training.step import StepOptions, StepResult, training_step
 
 SKIPS_IN_A_ROW = 100
 WORTH_COMPACTING = 1 / 8  # share of the triplets in memory that must be dead for good, before the freeze
-
-
-@dataclass
-class Progress:
-    """Everything of the loop that a checkpoint holds, as JSON values."""
-
-    step: int = 0
-    best: dict[str, Any] | None = None
-    """{"step", "metric", "value"} of the best evaluation after the freeze."""
-    without_gain: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -52,9 +42,10 @@ class Loop:
     checkpoints: Path
     journal: Journal
     reporter: Reporter
+    stop: Stop
     evaluate: Callable[[], Evaluation] | None
     metric: str
-    identity: dict[str, Any]
+    fingerprint: dict[str, Any]
     progress: Progress = field(default_factory=Progress)
     losses: PhaseLosses = field(default_factory=PhaseLosses)
     latest: tuple[int, Evaluation] | None = None
@@ -65,27 +56,45 @@ class Loop:
     """Steps since the last log that a save has read already: loss, penalty, skipped."""
     allocations: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
     """Step, budget, mask and threshold of allocations not yet in the journal."""
+    saved_step: int | None = None
+    """The step of the last checkpoint."""
+    save_seconds: list[float] = field(default_factory=list)
+    """What each save of this process took."""
 
     def train(self) -> None:
-        """Run to the last step, or until the metric has stopped to improve."""
+        """Run to the last step, or until the metric has stopped to improve.
+
+        Raises:
+            Interrupted: a signal asked to stop; the state is saved.
+            RunError: a checkpoint cannot be written, memory is full, or too many steps in a row were not finite.
+        """
+        self.model.train()
+        with self.stop.noting():
+            if self.progress.evaluation_due:
+                self.progress.evaluation_due = False
+                self._moments(self.progress.step)
+            if not self._finished_early():
+                self._steps()
+
+    def _steps(self) -> None:
         engine, schedule = self.trained.engine, self.trained.engine.schedule
         pace = Pace(self.progress.step, schedule.total_step)
         windows = iter(self.loader)
-        self.model.train()
         while self.progress.step < schedule.total_step:
             step = self.progress.step + 1
             if step == 1 or schedule.phase(step) != schedule.phase(step - 1):
                 self._enter_phase(step)
             window = next(windows)
-            result = training_step(
-                self.model,
-                engine,
-                self.trained.optimizer,
-                window,
-                step=step,
-                rate=self.rate.at(step),
-                options=self.options,
-            )
+            with memory_explained(self.config, "training"):
+                result = training_step(
+                    self.model,
+                    engine,
+                    self.trained.optimizer,
+                    window,
+                    step=step,
+                    rate=self.rate.at(step),
+                    options=self.options,
+                )
             self.progress.step = step
             self.pending.append(result)
             pace.add(window.source_tokens + window.target_tokens)
@@ -93,10 +102,22 @@ class Loop:
                 self._allocated(step, result.budget)
             if self._logs(step):
                 self._log(step, pace, window.epoch)
-            if self._at_evaluation(step) | self._at_save(step) and self._finished_early():
+            self._moments(step)
+            if self._finished_early():
+                patience = self.config.evaluation.early_stopping_patience
+                self.reporter.line(f"stopped early: {self.metric} has not improved for {patience} evaluations")
                 break
 
     # ---- moments
+
+    def _moments(self, step: int) -> None:
+        """Evaluate and save when due, and stop if a signal asks for it."""
+        self._at_evaluation(step)
+        due = self._save_due(step)
+        if due or (self.stop.signum is not None and self.saved_step != step):
+            save_loop(self, due=due)
+        if self.stop.signum is not None:
+            raise Interrupted(self.stop.signum)
 
     def _enter_phase(self, step: int) -> None:
         schedule = self.trained.engine.schedule
@@ -135,7 +156,7 @@ class Loop:
         last = step == schedule.total_step or schedule.phase(step + 1) != schedule.phase(step)
         return last or step % self.config.train.logging_steps == 0
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """The one place that reads the device: losses, penalties and skips since the last time, together."""
         self._write_allocations()
         if self.pending:
@@ -145,7 +166,7 @@ class Loop:
 
     def _log(self, step: int, pace: Pace, epoch: float) -> None:
         """Means since the last log, to the journal and the screen."""
-        self._read()
+        self.read()
         rows, self.unlogged = self.unlogged, []
         self._count_skips([bool(skipped) for _, _, skipped in rows])
         taken = [(loss, penalty) for loss, penalty, skipped in rows if not skipped] or [(float("nan"),) * 2]
@@ -184,11 +205,17 @@ class Loop:
                     "train.learning_rate or use model.dtype float32. The last checkpoint is whole."
                 )
 
-    def _at_evaluation(self, step: int) -> bool:
-        """Evaluate when due; true if it did."""
+    def _at_evaluation(self, step: int) -> None:
+        """Evaluate when due. A signal breaks it off; then the state is saved and a continuation evaluates first."""
         if self.evaluate is None or not self._evaluation_due(step):
-            return False
-        result = self.evaluate()
+            return
+        try:
+            with self.stop.raising():
+                result = self.evaluate()
+        except Interrupted:
+            self.progress.evaluation_due = True
+            save_loop(self, due=False)
+            raise
         self.latest = (step, result)
         values = {name: metric.value for name, metric in result.metrics.items()}
         frozen = self.trained.engine.frozen
@@ -198,7 +225,6 @@ class Loop:
         self.reporter.line(f"evaluation at step {step:,}: {shown}")
         if frozen:
             self._compare(step, values[self.metric])
-        return True
 
     def _compare(self, step: int, value: float) -> None:
         best, sign = self.progress.best, 1 if higher_is_better(self.metric) else -1
@@ -215,33 +241,12 @@ class Loop:
         every = evaluation.eval_steps if evaluation.eval_strategy == "steps" else self.loader.windows_per_epoch
         return step == total or step % (every or total) == 0
 
-    def _at_save(self, step: int) -> bool:
-        """Save when due; true if it did."""
+    def _save_due(self, step: int) -> bool:
         every, total = self.config.train.save_steps, self.trained.engine.schedule.total_step
         due = step % every == 0 if every else self._evaluation_due(step)
         is_best = self.progress.best is not None and self.progress.best["step"] == step
-        if not (due or is_best or step == total):
-            return False
-        self._read()
-        self.journal.write("save", step)
-        path = self.checkpoints / f"step-{step}"
-        state = {
-            "loop": vars(self.progress),
-            "losses": self.losses.state_dict(),
-            "unlogged": self.unlogged,
-            "loader": self.loader.state_dict(),
-            "journal": self.journal.position,
-            "identity": self.identity,
-        }
-        save_checkpoint(path, self.trained, state)
-        best = self.progress.best
-        keep = None if best is None else self.checkpoints / f"step-{best['step']}"
-        retain(self.checkpoints, self.config.train.save_total_limit, keep)
-        return True
+        return due or is_best or step == total or self._finished_early()
 
     def _finished_early(self) -> bool:
         patience = self.config.evaluation.early_stopping_patience
-        if patience is None or self.progress.without_gain < patience:
-            return False
-        self.reporter.line(f"stopped early: {self.metric} has not improved for {patience} evaluations")
-        return True
+        return patience is not None and self.progress.without_gain >= patience

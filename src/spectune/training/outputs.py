@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import platform
+import shutil
 import warnings
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -19,12 +21,13 @@ from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.roles import role_of
 from spectune.config import RunConfig
 from spectune.data.prepare import PreparedData
-from spectune.files import whole_directory, write_json, write_text
+from spectune.files import read_json, write_json, write_text
+from spectune.formats.adapter_files import CONFIG, SETTINGS, WEIGHTS
 from spectune.formats.model_card import CardFacts, model_card
+from spectune.manifest import whole_directory
 from spectune.report.tables import role_summary
 from spectune.runfile import dump_run_config
 
-SETTINGS = "spectune.json"
 _PACKAGES = ("spectune", "torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "sacrebleu")
 
 
@@ -50,6 +53,7 @@ def save_adapter(
             for path in list((partial / adapter_name).iterdir()):
                 path.rename(partial / path.name)
             (partial / adapter_name).rmdir()
+        _sort_targets(partial / CONFIG)
         tokenizer.save_pretrained(str(partial))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,13 +61,25 @@ def save_adapter(
         scores = {name: values.detach().cpu().contiguous() for name, values in engine.final_scores.items()}
         save_file(scores, partial / "importance.safetensors")
         write_json(partial / SETTINGS, settings)
-        size = (partial / "adapter_model.safetensors").stat().st_size
+        size = (partial / WEIGHTS).stat().st_size
         write_text(partial / "README.md", model_card(_with_size(card, size)))
+        for path in partial.glob("*.safetensors"):  # safetensors keeps them from everybody else
+            shutil.copymode(partial / SETTINGS, path)
     return size
 
 
-def adapter_settings(config: RunConfig, data: PreparedData, dtype: str, max_new_tokens: int | None) -> dict[str, Any]:
-    """What `spectune.json` holds: how texts become sources and labels words, and how outputs are scored."""
+def _sort_targets(path: Path) -> None:
+    """PEFT writes a set, in another order in each process; the same run shall leave the same bytes."""
+    config = read_json(path)
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"].sort()
+    write_text(path, json.dumps(config, indent=2, sort_keys=True))
+
+
+def adapter_settings(
+    config: RunConfig, data: PreparedData, dtype: str, max_new_tokens: int | None, base_digest: str
+) -> dict[str, Any]:
+    """What `spectune.json` holds: how texts become sources and labels words, how outputs are scored, and which base."""
     return {
         "version": 1,
         "task": data.task,
@@ -72,7 +88,8 @@ def adapter_settings(config: RunConfig, data: PreparedData, dtype: str, max_new_
         "evaluation": config.evaluation.model_dump(mode="json") | {"max_new_tokens": max_new_tokens or "auto"},
         "dtype": dtype,
         "quantization": config.model.quantization,
-        "trust_remote_code": config.model.trust_remote_code,
+        # what quantisation makes of weights differs between devices, so that its hash says nothing elsewhere
+        "base_sha256": base_digest if config.model.quantization is None else None,
     }
 
 
@@ -112,7 +129,7 @@ def card_facts(
 
 def saved_numbers(directory: Path) -> int:
     """Parameters in the saved weights."""
-    with safe_open(directory / "adapter_model.safetensors", framework="pt") as file:
+    with safe_open(directory / WEIGHTS, framework="pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no mapping
 
 

@@ -2,75 +2,75 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from spectune.config import RunConfig
 from spectune.errors import RunError
-from spectune.files import read_json
-from spectune.training.checkpoint import load_checkpoint, newest_checkpoint
-from spectune.training.loop import Loop, Progress
-from spectune.training.outputs import versions
+from spectune.files import read_json, replaced_directory
+from spectune.manifest import read_manifest, verify_manifest
+from spectune.training.checkpoint import list_checkpoints, newest_checkpoint
+from spectune.training.fingerprint import check_fingerprint, settings_of
+from spectune.training.loop import Loop
+from spectune.training.saving import restore_loop
 from spectune.training.session import Session
 
-_MAY_CHANGE = {"train": {"output_dir", "logging_steps", "save_steps", "save_total_limit"}}
 
-
-def run_identity(config: RunConfig) -> dict[str, Any]:
-    """The settings that a resumed run must share with its checkpoint, versions and threads included."""
-    sections = config.model_dump(mode="json")
-    kept = {
-        name: {key: value for key, value in section.items() if key not in _MAY_CHANGE.get(name, set())}
-        for name, section in sections.items()
-        if name != "evaluation"
-    }
-    return kept | {"versions": versions(), "threads": torch.get_num_threads()}
-
-
-def resume_run(session: Session, loop: Loop, resume: bool | str) -> None:
+def resume_run(session: Session, loop: Loop, checkpoint: Path) -> None:
     """Restore model, optimizer, loader, random states and progress; the journal goes on without double entries.
 
     Raises:
-        RunError: no whole checkpoint, or one of another run; says what differs.
+        RunError: a checkpoint of another run; says what differs.
     """
-    path, notes = _find(session, resume)
+    saved = read_manifest(checkpoint).get("fingerprint", {})
+    for line in check_fingerprint(saved, loop.fingerprint):
+        session.reporter.warning(line)
+    restore_loop(loop, checkpoint)
+    session.reporter.line(f"resumed from {checkpoint.name}")
+
+
+def find_checkpoint(session: Session, resume: bool | str) -> Path:
+    """The checkpoint to go on from, now in this run's own directory; what is passed over is said.
+
+    Args:
+        resume: True for the newest whole one of this run; else a checkpoint, or a run directory.
+
+    Raises:
+        RunError: there is none, or it was made with other settings.
+    """
+    if not isinstance(resume, str):
+        path, notes = newest_checkpoint(session.paths.checkpoints)
+    elif (Path(resume) / "manifest.json").is_file():
+        path, notes = Path(resume), []
+    else:
+        inside = Path(resume) / "checkpoints"
+        path, notes = newest_checkpoint(inside if inside.is_dir() else Path(resume))
     for note in notes:
         session.reporter.warning(note)
-    _check_identity(read_json(path / "state.json")["progress"]["identity"], loop.identity)
-    saved = load_checkpoint(path, loop.trained)
-    loop.loader.load_state_dict(saved["loader"])
-    loop.losses.load_state_dict(saved["losses"])
-    loop.unlogged = saved["unlogged"]
-    loop.progress = Progress(**saved["loop"])
-    loop.journal.rewind(saved["journal"])
-    session.reporter.line(f"resumed from {path.name}")
+    here = {"settings": settings_of(session.config), "schedule": asdict(session.outline.schedule)}
+    saved = read_manifest(path).get("fingerprint", {})
+    check_fingerprint({name: saved.get(name, {}) for name in here}, here)  # the rest when the model is loaded
+    return path if path.parent.resolve() == session.paths.checkpoints.resolve() else _adopt(session, path)
 
 
-def _find(session: Session, resume: bool | str) -> tuple[Path, list[str]]:
-    if not isinstance(resume, str):
-        return newest_checkpoint(session.paths.checkpoints)
-    path = Path(resume)
-    if (path / "manifest.json").is_file():
-        return path, []
-    return newest_checkpoint(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
-
-
-def _check_identity(saved: dict[str, Any], here: dict[str, Any]) -> None:
-    for name, value in here.items():
-        if saved.get(name) == value:
-            continue
-        if isinstance(value, dict) and isinstance(saved.get(name), dict):
-            name, before, now = _first_difference(name, saved[name], value)
-        else:
-            before, now = saved.get(name), value
+def _adopt(session: Session, path: Path) -> Path:
+    """Copy a checkpoint of another directory into this one, with the best one that it speaks of and its journal."""
+    own = session.paths.checkpoints
+    if list_checkpoints(own):
         raise RunError(
-            f"the checkpoint is of another run: {name} was {before!r} and is {now!r} now; "
-            "set it back, or start anew with --overwrite"
+            f"{session.paths.root} holds checkpoints of its own and cannot go on from {path}; "
+            "name another train.output_dir"
         )
-
-
-def _first_difference(name: str, saved: dict[str, Any], here: dict[str, Any]) -> tuple[str, Any, Any]:
-    key = next(key for key in {**saved, **here} if saved.get(key) != here.get(key))
-    return f"{name}.{key}", saved.get(key), here.get(key)
+    verify_manifest(path)
+    progress = read_json(path / "state.json")["progress"]
+    best = progress["loop"]["best"]
+    journal = path.parent.parent / "journal.jsonl"
+    if journal.is_file():
+        with journal.open("rb") as file:
+            (session.paths.root / "journal.jsonl").write_bytes(file.read(progress["journal"]))
+    names = [path.name, *([f"step-{best['step']}"] if best is not None else [])]
+    for name in reversed(dict.fromkeys(names)):  # the one to go on from last: it makes the copy complete
+        if (path.parent / name).is_dir():
+            with replaced_directory(own / name) as partial:
+                shutil.copytree(path.parent / name, partial, dirs_exist_ok=True)
+    return own / path.name

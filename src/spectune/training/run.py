@@ -8,6 +8,7 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -26,47 +27,64 @@ from spectune.evaluation.decoding import base_of, padding_id
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.generation import resolve_settings
 from spectune.files import write_text
+from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.training.checkpoint import Trained
+from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype
 from spectune.training.directory import RunDirectory
+from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
 from spectune.training.loop import Loop
 from spectune.training.model import Adapted, adapt, load_base, load_tokenizer
 from spectune.training.optimizer import make_optimizer
 from spectune.training.progress import Reporter
-from spectune.training.resume import resume_run, run_identity
-from spectune.training.session import Ready, Session
+from spectune.training.resume import find_checkpoint, resume_run
+from spectune.training.session import Ready, Session, name_of
 from spectune.training.showing import show_adapted, show_row, show_schedule, show_training
+from spectune.training.signals import Stop
+from spectune.training.space import check_space
 from spectune.training.step import StepOptions, window_loss
 
 INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: gradient` is summed over
 
 
-def train_run(config: RunConfig, outline: Outline, *, resume: bool | str, reporter: Reporter) -> RunResult:
+def train_run(
+    config: RunConfig, outline: Outline, *, resume: bool | str, overwrite: bool, reporter: Reporter, stop: Stop
+) -> RunResult:
     """Run the six steps; the outline has been checked already.
 
     Raises:
         UserError: what a person can mend; the directory keeps its last whole checkpoint.
+        Interrupted: a signal asked to stop.
     """
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
     session.check_metrics()
     hub_logging.disable_progress_bar()  # a bar of its own for each of a dozen files hides what matters
-    session.paths.prepare(resume=bool(resume))
+    with session.paths.taken(resume=bool(resume), overwrite=overwrite) as locked:
+        if not locked:
+            reporter.warning("this file system has no locks: nothing keeps a second run out of the directory")
+        checkpoint = find_checkpoint(session, resume) if resume else None
+        return _six_steps(session, checkpoint, stop)
+
+
+def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResult:
+    config = session.config
     tokenizer, sets = _prepare_data(session)
     session.reporter.heading(2)
     show_schedule(session)
     adapted = _load_and_adapt(session)
     settings = resolve_settings(config.evaluation, _longest_target(config, sets))
     ready = Ready(session, tokenizer, sets, adapted, settings)
-    loop = _make_loop(ready)
+    loop = _make_loop(ready, stop)
     with closing(loop.journal):
-        if not resume:
+        check_space(session, adapted.engine)
+        if checkpoint is None:
             _initialize(ready, loop)
-        _start(session, loop, resume)
+        _start(session, loop, checkpoint)
         return save_and_prove(ready, loop, final_evaluation(ready, loop))
 
 
@@ -112,6 +130,7 @@ def _load_and_adapt(session: Session) -> Adapted:
         session.reporter.warning(line)
     session.dtype, reason = choose_dtype(config, base_config.model_type, session.device)
     base = load_base(session.outline.base, config.model, session.dtype, session.device)
+    session.base_digest = weights_digest(base)
     _seed(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision)
     if config.train.gradient_checkpointing:
@@ -123,10 +142,11 @@ def _load_and_adapt(session: Session) -> Adapted:
 
 def _seed(seed: int) -> None:
     random.seed(seed)
+    np.random.seed(seed)
     torch.manual_seed(seed)
 
 
-def _make_loop(ready: Ready) -> Loop:
+def _make_loop(ready: Ready, stop: Stop) -> Loop:
     session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
     AcceleratorState._reset_state()  # a process may run several trainings, with another precision each
@@ -155,9 +175,18 @@ def _make_loop(ready: Ready) -> Loop:
         checkpoints=session.paths.checkpoints,
         journal=Journal(session.paths.root / "journal.jsonl"),
         reporter=session.reporter,
+        stop=stop,
         evaluate=evaluate if session.data.validation else None,
         metric=session.best_metric,
-        identity=run_identity(config),
+        fingerprint=run_fingerprint(
+            config,
+            session.outline.schedule,
+            ready.sets,
+            ready.tokenizer,
+            session.base_digest,
+            name_of(session.dtype),
+            session.device,
+        ),
     )
 
 
@@ -178,7 +207,10 @@ def _loader(ready: Ready, *, seed: int) -> BatchLoader:
 def _initialize(ready: Ready, loop: Loop) -> None:
     """The informed starts of `adapter.init`; PEFT has drawn the random one already."""
     session, store = ready.session, ready.adapted.engine.store
-    kind = session.config.adapter.init
+    kind, finished = session.config.adapter.init, session.config.adapter.init_from
+    if finished is not None:
+        taken = start_from_adapter(ready.adapted, finished, session.base_digest, name_of(session.dtype))
+        session.reporter.line(f"starts from {finished}: {taken:,} triplets taken over")
     if kind == "orthonormal":
         start_orthonormal(store)
     if kind != "gradient":
@@ -195,12 +227,12 @@ def _initialize(ready: Ready, loop: Loop) -> None:
     start_from_gradient(store, backward)
 
 
-def _start(session: Session, loop: Loop, resume: bool | str) -> None:
-    """Write the run file, take up a checkpoint or score the untrained model, and train."""
+def _start(session: Session, loop: Loop, checkpoint: Path | None) -> None:
+    """Take up a checkpoint or score the untrained model, write the run file, and train."""
+    if checkpoint is not None:
+        resume_run(session, loop, checkpoint)
     write_text(session.paths.root / "run.yaml", dump_run_config(session.config))
-    if resume:
-        resume_run(session, loop, resume)
-    elif loop.evaluate is not None and session.config.evaluation.eval_on_start:
+    if checkpoint is None and loop.evaluate is not None and session.config.evaluation.eval_on_start:
         result = loop.evaluate()
         values = {name: metric.value for name, metric in result.metrics.items()}
         loop.progress.evaluations.append({"step": 0, **values})
@@ -212,6 +244,7 @@ def _start(session: Session, loop: Loop, resume: bool | str) -> None:
     finally:
         session.reporter.close()
     session.timings["train"] = time.monotonic() - started
+    session.timings["save"] = sum(loop.save_seconds)
     show_training(session, loop)
 
 

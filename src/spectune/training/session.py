@@ -17,6 +17,7 @@ from spectune.evaluation.generation import GenerationSettings
 from spectune.evaluation.metrics import LOSS, resolve_metrics
 from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
+from spectune.training.faults import memory_explained
 from spectune.training.model import Adapted
 from spectune.training.progress import Reporter
 
@@ -32,6 +33,8 @@ class Session:
     reporter: Reporter
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    base_digest: str = ""
+    """SHA-256 of the base's weights as loaded."""
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -74,16 +77,17 @@ class Ready:
 
     def evaluate(self, examples: list[Example], tokenized: TokenizedSet) -> Evaluation:
         """Generate and score, with the run's settings."""
-        return evaluate_examples(
-            self.adapted.model,
-            self.tokenizer,
-            examples,
-            tokenized,
-            settings=self.settings,
-            metric_names=self.session.metric_names,
-            labels=self.session.labels,
-            task=self.session.data.task,
-        )
+        with memory_explained(self.session.config, "evaluation"):
+            return evaluate_examples(
+                self.adapted.model,
+                self.tokenizer,
+                examples,
+                tokenized,
+                settings=self.settings,
+                metric_names=self.session.metric_names,
+                labels=self.session.labels,
+                task=self.session.data.task,
+            )
 
 
 def name_of(dtype: torch.dtype) -> str:

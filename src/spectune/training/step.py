@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -59,7 +59,8 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
             label_smoothing=options.label_smoothing,
         )
         loss = loss / window.target_tokens
-        loss.backward()
+        if loss.requires_grad:  # not where layer dropout has left out every adapted layer
+            loss.backward()
         total += loss.detach()
     return total
 
@@ -68,6 +69,14 @@ def _shifted(model: Any, labels: Tensor) -> Tensor:
     """The decoder's input for `labels`, by the model's own rule (given labels, it would compute a loss of its own)."""
     shifted: Tensor = model.get_base_model().prepare_decoder_input_ids_from_labels(labels)
     return shifted
+
+
+def _gradients(engine: AdaLoraEngine) -> list[Tensor]:
+    """Gradients of all trainable parameters; a missing one (layer dropout, an expert without tokens) becomes zeros."""
+    for parameter in engine.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [cast(Tensor, parameter.grad) for parameter in engine.parameters()]
 
 
 def training_step(
@@ -80,7 +89,9 @@ def training_step(
     rate: float,
     options: StepOptions,
 ) -> StepResult:
-    """Gradient, penalty, importance, clipping, update, allocation; a step with a non-finite gradient changes nothing.
+    """Gradient, penalty, importance, clipping, update, allocation.
+
+    A step whose loss or gradient is not finite changes no weight, average or moment; the schedule goes on.
 
     Args:
         step: optimizer step, counted from 1.
@@ -89,11 +100,11 @@ def training_step(
     loss = window_loss(model, window, options)
     paper = options.call_order == "paper"
     if paper and not options.penalty_in_scores:
-        engine.observe(~torch.isfinite(torch.nn.utils.get_total_norm(_gradients(engine))))
+        engine.observe(~torch.isfinite(loss + torch.nn.utils.get_total_norm(_gradients(engine))))
     penalty = engine.add_orthogonality_gradient()
     gradients = _gradients(engine)
     norm = torch.nn.utils.get_total_norm(gradients)
-    skip = ~torch.isfinite(norm)
+    skip = ~torch.isfinite(loss + norm)
     if paper and options.penalty_in_scores:
         engine.observe(skip)
     clip(gradients, norm, options.max_grad_norm)
@@ -107,7 +118,3 @@ def training_step(
         budget = engine.schedule.budget(step, engine.initial_budget, engine.target_budget) if due else None
     optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, penalty, skip, budget)
-
-
-def _gradients(engine: AdaLoraEngine) -> list[Tensor]:
-    return [parameter.grad for parameter in engine.parameters() if parameter.grad is not None]

@@ -1,0 +1,110 @@
+"""An adapter's directory as it comes from anybody: found, downloaded if need be, and checked before it is loaded.
+
+Nothing in it is trusted: no file is unpickled, none is written, no code of its own runs, and what its settings say
+about trust is not listened to. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from spectune.errors import AdapterError, ConfigError, RunError
+from spectune.files import read_json
+from spectune.manifest import MANIFEST, verify_manifest
+
+CONFIG, WEIGHTS, SETTINGS = "adapter_config.json", "adapter_model.safetensors", "spectune.json"
+_PICKLE = "adapter_model.bin"
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "README.md"]  # of a hub repository: no pickles, no code
+
+
+def locate_adapter(location: str, revision: str | None = None) -> Path:
+    """The directory of an adapter; a run directory stands for its adapter, a hub id is downloaded.
+
+    A manifest, where there is one, is verified.
+
+    Args:
+        location: a directory or hub id.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        AdapterError: there is none, or it is damaged, or its weights are a pickle.
+    """
+    path = Path(location)
+    if path.is_dir():
+        if revision is not None:
+            raise AdapterError(f"{location} is a directory, which has no revision; leave it out")
+        inside = path / "adapter"
+        path = inside if not (path / CONFIG).is_file() and (inside / CONFIG).is_file() else path
+    elif path.exists():
+        raise AdapterError(f"{location} is a file; name an adapter's directory or hub id")
+    else:
+        path = _download(location, revision)
+    _check(path)
+    return path
+
+
+def read_adapter_config(path: Path) -> dict[str, Any]:
+    """`adapter_config.json` as a mapping. Raises AdapterError where it is none."""
+    try:
+        config = read_json(path / CONFIG)
+    except RunError as error:
+        raise AdapterError(str(error)) from None
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise AdapterError(f"{path / CONFIG} names no peft_type; it is no configuration of PEFT")
+    return config
+
+
+def check_start(location: str, init_r: int) -> Path:
+    """The directory of a finished adapter that a run with `init_r` slots per matrix can go on from.
+
+    Raises:
+        AdapterError: as `locate_adapter`, or no AdaLoRA adapter.
+        ConfigError: a matrix has more triplets than slots.
+    """
+    path = locate_adapter(location)
+    config = read_adapter_config(path)
+    if config["peft_type"] != "ADALORA":
+        raise AdapterError(
+            f"adapter.init_from {location} is a {config['peft_type']} adapter; it takes AdaLoRA adapters"
+        )
+    ranks = [sum(map(bool, slots)) for slots in (config.get("rank_pattern") or {}).values()]
+    largest = max(ranks, default=config.get("init_r") or 0)
+    if largest > init_r:
+        raise ConfigError(
+            f"adapter.init_r {init_r} is below the largest rank of {location}, which is {largest}; "
+            f"give adapter.init_r of at least {largest}"
+        )
+    return path
+
+
+def _check(path: Path) -> None:
+    if not (path / CONFIG).is_file():
+        raise AdapterError(f"{path} is not an adapter's directory: it holds no {CONFIG}")
+    if not (path / WEIGHTS).is_file():
+        if (path / _PICKLE).exists():
+            raise AdapterError(
+                f"{path / _PICKLE} is a pickle, which can run code; ask for the adapter as {WEIGHTS}, or convert it "
+                "with PEFT on a machine that you can spare"
+            )
+        raise AdapterError(f"{path} holds no {WEIGHTS}")
+    if (path / MANIFEST).is_file():
+        try:
+            verify_manifest(path)
+        except RunError as error:
+            raise AdapterError(str(error)) from None
+
+
+def _download(location: str, revision: str | None) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(location, revision=revision, allow_patterns=_WANTED))
+    except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.LocalEntryNotFoundError):
+        reason = "and no adapter of that name can be had from the hub"
+    except errors.RevisionNotFoundError:
+        raise AdapterError(f"{location} has no revision {revision} on the hub") from None
+    except Exception as error:  # the hub's library passes on whatever its HTTP library raises
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = f"and the hub cannot be asked for it ({lines[0] if lines else type(error).__name__})"
+    raise AdapterError(f"there is no directory {location}, {reason}")

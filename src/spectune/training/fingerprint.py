@@ -1,0 +1,156 @@
+"""What makes a run this run and no other; a checkpoint is only taken up by the run that made it.
+
+Where a file lies does not matter, what is in it does: rows count as token ids, base weights as their bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from spectune.adapter.schedule import RankSchedule
+from spectune.config import RunConfig
+from spectune.data.tokenization import TokenizedSet
+from spectune.errors import RunError
+from spectune.formats.digests import tokenizer_digest
+
+_SHAPING = ("spectune", "torch", "transformers", "peft", "numpy")  # a new version of these may round differently
+_PLACES = {"model_name_or_path", "revision", "trust_remote_code"}
+_FILES = {"train_file", "validation_file", "test_file", "dataset_name", "dataset_config_name", "dataset_revision"}
+# Settings that a resumed run may have otherwise: places, what is only written down, what only comes later.
+_FREE: dict[str, set[str]] = {
+    "model": _PLACES,
+    "data": {*_FILES, "max_test_samples"},
+    "adapter": {"init_from"},
+    "train": {"output_dir", "logging_steps", "save_steps", "save_total_limit"},
+    "evaluation": {
+        "eval_strategy",
+        "eval_steps",
+        "eval_on_start",
+        "load_best_model_at_end",
+        "early_stopping_patience",
+        "per_device_eval_batch_size",
+    },
+}
+_SPOKEN = {
+    "dtype": "model.dtype",
+    "data.train": "the training data or its tokenization (SHA-256)",
+    "data.validation": "the validation data or its tokenization (SHA-256)",
+    "tokenizer": "the tokenizer (SHA-256)",
+    "base": "the base model's weights (SHA-256)",
+}
+_REMEDIES = {
+    "environment.threads": "set OMP_NUM_THREADS={before} to continue bit for bit",
+    "environment.processes": "start {before} of them",
+}
+
+
+def run_fingerprint(
+    config: RunConfig,
+    schedule: RankSchedule,
+    sets: Mapping[str, TokenizedSet],
+    tokenizer: PreTrainedTokenizerBase,
+    base: str,
+    dtype: str,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Settings, schedule, data, tokenizer, base weights and environment of a run, as JSON values.
+
+    Args:
+        sets: tokenised rows by split.
+        base: `weights_digest` of the base model.
+        dtype: precision that the base is held in.
+    """
+    content = {
+        "settings": settings_of(config),
+        "schedule": asdict(schedule),
+        "dtype": dtype,
+        "data": {name: sets[name].fingerprint for name in ("train", "validation") if name in sets},
+        "tokenizer": tokenizer_digest(tokenizer),
+        "base": base,
+        "environment": environment(device),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(content))
+    return plain
+
+
+def settings_of(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """The settings that shape a run."""
+    return {
+        name: {key: value for key, value in section.items() if key not in _FREE.get(name, ())}
+        for name, section in config.model_dump(mode="json").items()
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, threads, processes and machine: bit for bit is promised where all are the same."""
+    versions = {name: metadata.version(name) for name in _SHAPING}
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    python = ".".join(platform.python_version_tuple()[:2])
+    threads = torch.get_num_threads()
+    return {"python": python, **versions, "threads": threads, "processes": 1, "machine": f"{device.type}: {machine}"}
+
+
+def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Compare a checkpoint's fingerprint with this run's.
+
+    Returns:
+        A line where the machine is another one: the run goes on, but not bit for bit.
+
+    Raises:
+        RunError: another run; names the first difference.
+    """
+    before, now = _flat(saved), _flat(here)
+    for key in dict.fromkeys([*now, *before]):
+        if before.get(key) != now.get(key) and key != "environment.machine":
+            raise RunError(_refusal(key, before.get(key), now.get(key)))
+    key = "environment.machine"
+    if before.get(key) == now.get(key):
+        return []
+    return [f"the checkpoint was made on another machine ({before.get(key)}): the run goes on, but not bit for bit"]
+
+
+def _refusal(key: str, before: Any, now: Any) -> str:
+    name = _SPOKEN.get(key, key.removeprefix("settings.").removeprefix("environment."))
+    remedy = "set it back"
+    if key.startswith("environment."):
+        install = f"install {name}=={before}" if name != "python" else f"use Python {before}"
+        remedy = _REMEDIES.get(key, install).format(before=before)
+    return (
+        f"the checkpoint is of another run: {name} was {_short(before)} and is {_short(now)} now; {remedy}, "
+        "or start anew with --overwrite"
+    )
+
+
+def _short(value: Any) -> str:
+    """A hash by its first digits."""
+    text = repr(value)
+    return f"{text[:13]}…'" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else text
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"settings": {"adapter": {"init_r": 4}}}` → `{"settings.adapter.init_r": 4}`; at most three levels."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and name.count(".") < 2:
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
