@@ -50,7 +50,7 @@ def _poisoned(step: int, poison: str) -> Iterator[None]:
     now = [0]
 
     def poisoning(model: Any, window: Any, options: Any) -> torch.Tensor:
-        loss = window_loss(model, window, options)
+        loss: torch.Tensor = window_loss(model, window, options)
         if now[0] != step:
             return loss
         rows = [parameter for parameter in model.parameters() if parameter.grad is not None]

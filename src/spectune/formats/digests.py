@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ def weights_digest(model: nn.Module) -> str:
 def _digest(tensor: Tensor) -> str:
     own = tensor.detach().to("cpu").contiguous()
     digest = hashlib.sha256(f"{own.dtype} {tuple(own.shape)}".encode())
-    digest.update(own.reshape(-1).view(torch.uint8).numpy())
+    content: Any = own.reshape(-1).view(torch.uint8).numpy()
+    digest.update(content)
     return digest.hexdigest()
 
 

@@ -22,6 +22,8 @@ from torch import Tensor
 
 WINDOW = 5
 CONTEXT_POWER = 0.75
+DENSE = 1000  # up to this vocabulary the whole decomposition is cheap, and the same each time
+NOISE = 1e-9
 
 
 def co_occurrences(stream: NDArray[np.int32], vocabulary: int, window: int = WINDOW) -> Any:
@@ -53,9 +55,13 @@ def word_vectors(stream: NDArray[np.int32], vocabulary: int, width: int, window:
     (sentinels, most bytes) have rows of zeros.
     """
     table = positive_information(co_occurrences(stream, vocabulary, window))
-    # seeded: where the table has fewer directions than `width`, the iteration starts again at random
-    left, strength, _ = svds(table, k=width, v0=np.ones(vocabulary), rng=np.random.default_rng(0))
-    vectors = left * np.sqrt(strength)
+    if vocabulary <= DENSE:
+        left, strength, _ = np.linalg.svd(table.toarray())
+        left, strength = left[:, :width], strength[:width]
+    else:
+        left, strength, _ = svds(table, k=width, v0=np.ones(vocabulary))
+    # A text of few words has fewer directions than `width`; the rest is rounding, another in each process.
+    vectors = left * np.sqrt(np.where(strength > NOISE * strength.max(), strength, 0.0))
     size = np.sqrt(np.mean(vectors**2, axis=1, keepdims=True))
     vectors = np.divide(vectors, size, out=np.zeros_like(vectors), where=size > 1e-12)
     return torch.from_numpy(vectors.astype(np.float32))

@@ -84,7 +84,7 @@ def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Triplets], 
 @torch.no_grad()
 def _start_modules(path: Path, model: Any, rest: dict[str, Tensor]) -> None:
     """Modules that were trained in full."""
-    own = {}
+    own: dict[str, Tensor] = {}
     for place, module in model.get_base_model().named_modules():
         for copy in getattr(module, "modules_to_save", {}).values():
             own |= {f"{place}.{name}": parameter for name, parameter in copy.named_parameters()}
