@@ -14,7 +14,7 @@ from tests.training.conftest import Run, tiny_model
 import spectune
 from spectune.errors import ConfigError
 from spectune.evaluation.bases import load_base
-from spectune.files import sha256
+from spectune.manifest import sha256
 from spectune.planning import outline_run
 from spectune.runfile import load_run_config
 from spectune.sizes import memory_of, parameters_of
