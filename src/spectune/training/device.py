@@ -8,6 +8,9 @@ import torch
 
 from spectune.config import RunConfig
 from spectune.errors import ConfigError
+from spectune.training.bfloat16 import bfloat16_gain
+
+CLEAR_GAIN = 1.2  # below, rounding to 8 bits of precision is not worth it
 
 
 def choose_device(use_cpu: bool) -> tuple[torch.device, str | None]:
@@ -26,8 +29,8 @@ def choose_device(use_cpu: bool) -> tuple[torch.device, str | None]:
 def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tuple[torch.dtype, str]:
     """Precision of the base's weights, and why.
 
-    `auto` is bfloat16 where the hardware multiplies it natively, else float32; it is read from the processor's
-    features, not timed, so that the same machine always chooses the same.
+    `auto` is bfloat16 where the hardware has units for it and multiplies it clearly faster, as measured once; else
+    float32. The same machine always chooses the same: without a kept measurement the units decide.
 
     Raises:
         ConfigError: float16 on a CPU, or for a T5 (its activations overflow).
@@ -36,15 +39,25 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
     if wanted == "auto" and config.model.quantization == "int8":
         return torch.float32, "auto: PEFT's 8-bit layer returns float32"
     if wanted == "auto":
-        native = native_bfloat16(device)
-        reason = f"auto: {device.type} {'has' if native else 'has no'} bfloat16 units"
-        return (torch.bfloat16 if native else torch.float32), reason
+        return _faster(device)
     if wanted == "float16" and device.type == "cpu":
         raise ConfigError("model.dtype float16 needs a GPU; use auto, float32 or bfloat16")
     if wanted == "float16" and "t5" in model_type:
         raise ConfigError(f"model.dtype float16 overflows in {model_type}; use auto, bfloat16 or float32")
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype, "as configured"
+
+
+def _faster(device: torch.device) -> tuple[torch.dtype, str]:
+    """float32 or bfloat16, and why. Processors without units are not timed: emulated products take long."""
+    if not native_bfloat16(device):
+        return torch.float32, f"auto: {device.type} has no bfloat16 units"
+    gain = bfloat16_gain(device)
+    if gain is None:
+        return torch.bfloat16, f"auto: {device.type} has bfloat16 units; how fast they are could not be kept"
+    if gain < CLEAR_GAIN:
+        return torch.float32, f"auto: {device.type} multiplies bfloat16 only {gain:.2f} times as fast"
+    return torch.bfloat16, f"auto: {device.type} multiplies bfloat16 {gain:.2f} times as fast"
 
 
 def native_bfloat16(device: torch.device) -> bool:
