@@ -9,6 +9,8 @@ VENV=.venv
 VENV_PYTHON=$VENV/bin/python
 STAMP=$VENV/.spectune-installed
 NEEDED_MB=3000
+NEEDED_WITH_CUDA_MB=8000
+LEFT_MB=300
 CANDIDATES="python3.11 python3.12 python3.13 python3 python"
 CHECK_VERSION='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))'
 CHECK_VENV='import ensurepip, venv'
@@ -47,9 +49,22 @@ find_python() {
     fail "no Python 3.11, 3.12 or 3.13 found; install one (python.org, your packages, pyenv, uv) or name it with PYTHON=/path/to/python"
 }
 
+free_mb() {
+    df -Pk . | awk 'NR == 2 { print int($4 / 1024) }'
+}
+
 check_disk() {
-    free_mb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024) }')
-    [ "${free_mb:-0}" -ge "$NEEDED_MB" ] || fail "only $free_mb MB free here; make room for at least $NEEDED_MB MB, or unpack the project on a larger disk"
+    free=$(free_mb)
+    [ "${free:-0}" -ge "$NEEDED_MB" ] ||
+        fail "only ${free:-0} MB free here; make room for $NEEDED_MB MB ($NEEDED_WITH_CUDA_MB MB with NVIDIA's packages), or unpack the project on a larger disk"
+}
+
+# What pip said is above; a full disk it only names somewhere in a traceback.
+fail_to_install() {
+    free=$(free_mb)
+    [ "${free:-0}" -ge "$LEFT_MB" ] ||
+        fail "the disk is full (${free:-0} MB left); make room for $NEEDED_MB MB ($NEEDED_WITH_CUDA_MB MB with NVIDIA's packages) and run the same command again"
+    fail "the install failed (see above); with the network or the package index mended, run the same command again"
 }
 
 # What the stamp must hold: the hash of the two files, and the place, since a moved environment points at the old one.
@@ -81,6 +96,7 @@ fi
 
 if repairable && same_version_as_asked; then
     echo "setup: completing the environment in $VENV"
+    "$VENV_PYTHON" scripts/forget_broken_packages.py
     runs "$VENV_PYTHON" 'import torch' || check_disk
 else
     find_python
@@ -91,8 +107,7 @@ fi
 
 rm -f "$STAMP"
 echo "setup: installing (a download of about 0.5 GB without, 3 GB with NVIDIA's packages); this takes minutes"
-"$VENV_PYTHON" -m pip install --quiet -c constraints.txt -e '.[dev]' ||
-    fail "the install failed (see above); with the network or the package index mended, run the same command again"
+"$VENV_PYTHON" -m pip install --quiet -c constraints.txt -e '.[dev]' || fail_to_install
 signature >"$STAMP.part"
 mv "$STAMP.part" "$STAMP"
 echo "setup: ready"
