@@ -8,7 +8,6 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
@@ -18,11 +17,13 @@ from spectune.errors import AdapterError
 from spectune.evaluation import reload, reload_child
 from spectune.evaluation.decoding import batches_by_length
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config
-from spectune.evaluation.reload import ReloadProof, prove_reload
+from spectune.evaluation.reload import Conditions, ReloadProof, prove_reload
 
 Adapt = Callable[[PreTrainedModel], PeftModel]
 WORDS = ["profit", "sales", "loss", "demand", "outlook", "order", "board", "quarter", "euros", "change"]
 SOURCES = [" ".join(WORDS[(start + step) % 10] for step in range(1 + start % 5)) for start in range(11)]
+
+CONDITIONS = Conditions(batch_size=4, max_source_length=8, dtype="float32", device="cpu", threads=1)
 
 
 @dataclass
@@ -35,11 +36,7 @@ class Saved:
         options: dict[str, Any] = {
             "examples": self.examples,
             "live_predictions": self.predictions,
-            "batch_size": 4,
-            "max_source_length": 8,
-            "dtype": "float32",
-            "device": "cpu",
-            "threads": torch.get_num_threads(),
+            "conditions": CONDITIONS,
             "metric_names": ["exact_match", "rougeL", "eval_loss"],
         }
         return prove_reload(self.adapter, **options | changes)
@@ -139,15 +136,29 @@ def test_errors_are_told_on_one_line() -> None:
     assert reload_child.summary_line(MemoryError()) == "MemoryError"
 
 
-def test_of_many_rows_whole_batches_are_compared(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reload._compared_rows(saved.adapter, saved.examples, 4, 8) == list(range(11))
-    monkeypatch.setattr(reload, "MAX_ROWS", 8)
-    chosen = reload._compared_rows(saved.adapter, saved.examples, 4, 8)
+@pytest.mark.parametrize("most", [5, 8, 9, 10])
+def test_of_many_rows_the_most_are_compared(saved: Saved, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Eleven rows in batches of 4, 4 and 3: the child repeats whole batches, `most` of their rows are compared."""
+    monkeypatch.setattr(reload, "MAX_ROWS", most)
     tokenizer = AutoTokenizer.from_pretrained(saved.adapter)
-    batches = batches_by_length(
-        [len(tokenizer(source, truncation=True, max_length=8)["input_ids"]) for source in SOURCES], 4
-    )
-    assert chosen == sorted(batches[0] + batches[1])
+    lengths = [len(tokenizer(source, truncation=True, max_length=8)["input_ids"]) for source in SOURCES]
+    batches = batches_by_length(lengths, 4)
+    generated = reload._generated_rows(saved.adapter, saved.examples, CONDITIONS)
+    whole = [set(batch) for batch in batches if set(batch) & set(generated)]
+    assert generated == sorted(set().union(*whole))
+    assert most <= len(generated) < most + 4
+
+    def child(adapter: Path, request: dict[str, Any]) -> list[str]:
+        assert request["texts"] == [SOURCES[row] for row in generated]
+        return [saved.predictions[row] for row in generated]
+
+    monkeypatch.setattr(reload, "_generate_in_child", child)
+    proof = saved.prove()
+    assert (proof.rows, proof.identical) == (most, True)
+
+
+def test_all_rows_are_compared_when_they_are_few(saved: Saved) -> None:
+    assert reload._generated_rows(saved.adapter, saved.examples, CONDITIONS) == list(range(11))
 
 
 def test_rows_must_match(saved: Saved) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import spectune
 from spectune.data.examples import Example
 from spectune.evaluation.bases import load_base
 from spectune.evaluation.generation import generate_texts
-from spectune.evaluation.reload import ReloadProof
+from spectune.evaluation.reload import Conditions, ReloadProof
 from spectune.training.finish import RunResult
 from spectune.training.progress import Reporter
 
@@ -94,9 +95,16 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(bases: dict[str, Path], table: Path, tmp_path: Path) -> Run:
-    """Trains with small defaults; keywords are sections, `resume` and `overwrite` are passed on."""
+    """Trains with small defaults; keywords are sections, the others are passed on. Quiet unless `screen` is given."""
 
-    def train(*, base: str = "t5", resume: bool | str = False, overwrite: bool = False, **sections: Any) -> RunResult:
+    def train(
+        *,
+        base: str = "t5",
+        resume: bool | str = False,
+        overwrite: bool = False,
+        screen: StringIO | None = None,
+        **sections: Any,
+    ) -> RunResult:
         config: dict[str, dict[str, Any]] = {
             "model": {"model_name_or_path": str(bases[base])},
             "data": {
@@ -118,7 +126,8 @@ def run(bases: dict[str, Path], table: Path, tmp_path: Path) -> Run:
         }
         for name, values in sections.items():
             config[name] |= values
-        return spectune.train(config, resume=resume, overwrite=overwrite, reporter=Reporter(quiet=True))
+        reporter = Reporter(quiet=screen is None, stream=screen)
+        return spectune.train(config, resume=resume, overwrite=overwrite, reporter=reporter)
 
     return train
 
@@ -128,26 +137,26 @@ def proof_in_this_process(
     *,
     examples: Sequence[Example],
     live_predictions: Sequence[str],
-    batch_size: int,
-    max_source_length: int,
-    dtype: str,
-    device: str,
-    quantization: str | None,
+    conditions: Conditions,
     **_: Any,
 ) -> ReloadProof:
     """The reload proof without the child process, whose imports take seconds: plain PEFT on a fresh base too."""
     place = str(adapter_dir)
     config = PeftConfig.from_pretrained(place)
-    location = str(config.base_model_name_or_path)
-    base = load_base(location, dtype=getattr(torch, dtype), device=device, quantization=quantization)
+    base = load_base(
+        str(config.base_model_name_or_path),
+        dtype=getattr(torch, conditions.dtype),
+        device=conditions.device,
+        quantization=conditions.quantization,
+    )
     tokenizer = AutoTokenizer.from_pretrained(place)
-    encoded = tokenizer([e.source for e in examples], truncation=True, max_length=max_source_length)
+    encoded = tokenizer([e.source for e in examples], truncation=True, max_length=conditions.max_source_length)
     texts = generate_texts(
         PeftModel.from_pretrained(base, place),
         tokenizer,
         encoded["input_ids"],
         GenerationConfig.from_pretrained(place),
-        batch_size=batch_size,
+        batch_size=conditions.batch_size,
     )
     wrong = sum(ours != theirs for ours, theirs in zip(live_predictions, texts, strict=True))
     return ReloadProof(wrong == 0, len(texts), wrong, None, {}, {}, 0.0)

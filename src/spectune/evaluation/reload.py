@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,36 +46,44 @@ class ReloadProof:
     seconds: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """How the live run generated; the child does likewise."""
+
+    batch_size: int
+    """Rows generated together."""
+    max_source_length: int
+    """Tokens, the end token included."""
+    dtype: str
+    """Precision of the base's weights, as torch names it (`float32`)."""
+    device: str
+    """As torch names it; the child loads a base of its own there."""
+    threads: int
+    """On the CPU."""
+    trust_remote_code: bool = False
+    quantization: str | None = None
+    """Of the base."""
+
+
 def prove_reload(
     adapter_dir: str | Path,
     *,
     examples: Sequence[Example],
     live_predictions: Sequence[str],
-    batch_size: int,
-    max_source_length: int,
-    dtype: str,
-    device: str,
-    threads: int,
+    conditions: Conditions,
     metric_names: Sequence[str] = (),
     labels: Sequence[str] | None = None,
-    trust_remote_code: bool = False,
-    quantization: str | None = None,
 ) -> ReloadProof:
     """Load `adapter_dir` with plain PEFT in a child process and compare its predictions with the live ones.
 
     Args:
-        adapter_dir: PEFT files, tokenizer and `generation_config.json`; copied, never written.
-        examples: all rows the live model generated for, in that order; at most 1,000 of them are compared.
+        adapter_dir: the saved adapter, with tokenizer and `generation_config.json`; it is copied, never opened in
+            place.
+        examples: rows the live model generated for, in that order; at most 1,000 of them are compared.
         live_predictions: one text per example.
-        batch_size: rows generated together, as in the live run.
-        max_source_length: tokens, the end token included, as in the live run.
-        dtype: precision of the base's weights, as torch names it (`float32`).
-        device: as torch names it; the child loads a base of its own there.
-        threads: CPU threads of the live run.
+        conditions: of the live run.
         metric_names: metrics to report of both sides; `eval_loss` is left out.
         labels: label words, for the metrics that need them.
-        trust_remote_code: as in the live run.
-        quantization: of the base, as in the live run.
 
     Raises:
         AdapterError: the adapter or its base cannot be loaded by plain PEFT; one line says why.
@@ -83,27 +91,34 @@ def prove_reload(
     started = time.monotonic()
     if not examples or len(examples) != len(live_predictions):
         raise ValueError(f"{len(examples)} examples against {len(live_predictions)} live predictions")
-    chosen = _compared_rows(Path(adapter_dir), examples, batch_size, max_source_length)
-    reloaded = _generate_in_child(
-        Path(adapter_dir),
-        {
-            "texts": [examples[row].source for row in chosen],
-            "batch_size": batch_size,
-            "max_source_length": max_source_length,
-            "dtype": dtype,
-            "device": device,
-            "threads": threads,
-            "trust_remote_code": trust_remote_code,
-            "quantization": quantization,
-        },
+    adapter = Path(adapter_dir)
+    generated = _generated_rows(adapter, examples, conditions)
+    texts = _generate_in_child(adapter, {"texts": [examples[row].source for row in generated], **asdict(conditions)})
+    compared = generated[:MAX_ROWS]
+    return _compare(
+        [examples[row] for row in compared],
+        [live_predictions[row] for row in compared],
+        texts[:MAX_ROWS],
+        metric_names=metric_names,
+        labels=labels,
+        started=started,
     )
-    live = [live_predictions[row] for row in chosen]
-    rows = [examples[row] for row in chosen]
+
+
+def _compare(
+    rows: Sequence[Example],
+    live: Sequence[str],
+    reloaded: Sequence[str],
+    *,
+    metric_names: Sequence[str],
+    labels: Sequence[str] | None,
+    started: float,
+) -> ReloadProof:
     different = [index for index, (ours, theirs) in enumerate(zip(live, reloaded, strict=True)) if ours != theirs]
     first = different[0] if different else None
     return ReloadProof(
         identical=not different,
-        rows=len(chosen),
+        rows=len(rows),
         mismatches=len(different),
         first_mismatch=None if first is None else _mismatch(rows[first], live[first], reloaded[first]),
         live=_values(metric_names, live, rows, labels),
@@ -112,20 +127,24 @@ def prove_reload(
     )
 
 
-def _compared_rows(adapter: Path, examples: Sequence[Example], batch_size: int, max_source_length: int) -> list[int]:
-    """All rows; of more than 1,000, whole batches of the live run spread over all lengths, in the data's order.
+def _generated_rows(adapter: Path, examples: Sequence[Example], conditions: Conditions) -> list[int]:
+    """All rows; of more than 1,000, whole batches of the live run that hold at least 1,000, spread over all lengths.
 
-    Whole batches, because a row's last bits depend on how far its batch is padded: so the child repeats the live
-    run's batches exactly.
+    In the data's order. Whole batches, because a row's last bits depend on how far its batch is padded: so the child
+    repeats the live run's batches exactly.
     """
     if len(examples) <= MAX_ROWS:
         return list(range(len(examples)))
     tokenizer = AutoTokenizer.from_pretrained(adapter)
-    encoded = tokenizer([example.source for example in examples], truncation=True, max_length=max_source_length)
-    batches = batches_by_length([len(ids) for ids in encoded["input_ids"]], batch_size)
-    count = max(1, MAX_ROWS // batch_size)
-    spread = [batches[index * len(batches) // count] for index in range(min(count, len(batches)))]
-    return sorted(row for batch in spread for row in batch)
+    texts = [example.source for example in examples]
+    encoded = tokenizer(texts, truncation=True, max_length=conditions.max_source_length)
+    batches = batches_by_length([len(ids) for ids in encoded["input_ids"]], conditions.batch_size)
+    count = -(-MAX_ROWS // conditions.batch_size)
+    rows: list[int] = []
+    while len(rows) < MAX_ROWS:  # a second time if the short last batch was among them
+        spread = [batches[index * len(batches) // count] for index in range(count)]
+        rows, count = sorted(row for batch in spread for row in batch), count + 1
+    return rows
 
 
 def _generate_in_child(adapter: Path, request: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from spectune.data.tokenization import TokenizedSet
 from spectune.errors import AdapterError, RunError
 from spectune.evaluation.evaluate import Evaluation, write_predictions
 from spectune.evaluation.generation import generation_config
-from spectune.evaluation.reload import ReloadProof, prove_reload
+from spectune.evaluation.reload import Conditions, ReloadProof, prove_reload
 from spectune.files import directory_size, write_json
 from spectune.report.tables import metrics_table, rank_table
 from spectune.training import outputs
@@ -23,7 +23,7 @@ from spectune.training.checkpoint import load_checkpoint
 from spectune.training.loop import Loop
 from spectune.training.outputs import plain_metrics
 from spectune.training.session import Ready, Session, name_of
-from spectune.training.showing import show_evaluation
+from spectune.training.showing import show_evaluation, show_history
 
 PROOF_ROWS_WITHOUT_VALIDATION = 100
 
@@ -61,9 +61,7 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
     best, step, calls = loop.progress.best, loop.progress.step, loop.trained.engine.allocator_calls
     if best is not None and session.config.evaluation.load_best_model_at_end and best["step"] != step:
         step = _take_up_best(ready, loop, best)
-    for row in loop.progress.evaluations:
-        name = "before training" if row["step"] == 0 else f"step {row['step']:,}"
-        session.reporter.line(f"{name}: {session.best_metric} {row[session.best_metric]:.4f}")
+    show_history(session, loop.progress.evaluations)
     split = "validation" if session.data.validation else "train"
     examples, tokenized = _rows_to_prove(session.data, sets, split)
     if split == "validation" and loop.latest is not None and loop.latest[0] == step:
@@ -110,46 +108,16 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     Raises:
         AdapterError: a prediction differs, or the adapter does not load.
     """
-    session, adapted, settings = ready.session, ready.adapted, ready.settings
+    session, adapted = ready.session, ready.adapted
     session.reporter.heading(6)
-    config, engine = session.config, adapted.engine
     metrics = outputs.plain_metrics(final.evaluation.metrics)
     trainable, _ = adapted.model.get_nb_trainable_parameters()
     parameters = {"trainable": adapted.trainable, "trainable_after_freeze": trainable, "total": adapted.total}
-    size = outputs.save_adapter(
-        session.paths.adapter,
-        model=adapted.model,
-        engine=engine,
-        tokenizer=ready.tokenizer,
-        generation=generation_config(adapted.model, settings),
-        settings=outputs.adapter_settings(
-            config, session.data, name_of(session.dtype), settings.max_new_tokens, session.base_digest
-        ),
-        card=outputs.card_facts(config, session.data, engine, metrics, parameters, session.outline.base),
-        adapter_name=config.adapter.adapter_name,
-    )
-    whole = directory_size(session.paths.adapter)
-    session.reporter.line(
-        f"adapter {size / 1e3:,.0f} kB ({whole / 1e3:,.0f} kB with its tokenizer), "
-        f"base {adapted.base_bytes / 1e3:,.0f} kB"
-    )
-    proof = prove_reload(
-        session.paths.adapter,
-        examples=final.examples,
-        live_predictions=final.evaluation.predictions,
-        batch_size=settings.batch_size,
-        max_source_length=config.data.max_source_length,
-        dtype=name_of(session.dtype),
-        device=str(session.device),
-        threads=torch.get_num_threads(),
-        metric_names=session.metric_names,
-        labels=session.labels,
-        trust_remote_code=config.model.trust_remote_code,
-        quantization=config.model.quantization,
-    )
+    _save(ready, metrics, parameters)
+    proof = _prove(ready, final)
     session.timings["reload"] = proof.seconds
     parameters |= {"saved": outputs.saved_numbers(session.paths.adapter)}
-    summary = _summary(session, loop, engine, metrics, parameters, proof, final)
+    summary = _summary(session, loop, adapted.engine, metrics, parameters, proof, final)
     write_json(session.paths.root / "summary.json", summary)
     session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
     if not proof.identical:
@@ -162,6 +130,48 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     )
     session.reporter.line(f"done: {session.paths.adapter}")
     return RunResult(session.paths.root, session.paths.adapter, summary)
+
+
+def _save(ready: Ready, metrics: dict[str, Any], parameters: dict[str, int]) -> None:
+    """Write `adapter/` and say how large it and its base are."""
+    session, adapted, settings = ready.session, ready.adapted, ready.settings
+    config, place = session.config, session.paths.adapter
+    size = outputs.save_adapter(
+        place,
+        model=adapted.model,
+        engine=adapted.engine,
+        tokenizer=ready.tokenizer,
+        generation=generation_config(adapted.model, settings),
+        settings=outputs.adapter_settings(
+            config, session.data, name_of(session.dtype), settings.max_new_tokens, session.base_digest
+        ),
+        card=outputs.card_facts(config, session.data, adapted.engine, metrics, parameters, session.outline.base),
+        adapter_name=config.adapter.adapter_name,
+    )
+    session.reporter.line(
+        f"adapter {size / 1e3:,.0f} kB ({directory_size(place) / 1e3:,.0f} kB with its tokenizer), "
+        f"base {adapted.base_bytes / 1e3:,.0f} kB"
+    )
+
+
+def _prove(ready: Ready, final: Final) -> ReloadProof:
+    session = ready.session
+    return prove_reload(
+        session.paths.adapter,
+        examples=final.examples,
+        live_predictions=final.evaluation.predictions,
+        conditions=Conditions(
+            batch_size=ready.settings.batch_size,
+            max_source_length=session.config.data.max_source_length,
+            dtype=name_of(session.dtype),
+            device=str(session.device),
+            threads=torch.get_num_threads(),
+            trust_remote_code=session.config.model.trust_remote_code,
+            quantization=session.config.model.quantization,
+        ),
+        metric_names=session.metric_names,
+        labels=session.labels,
+    )
 
 
 def _summary(
