@@ -135,8 +135,14 @@ class AdapterConfig(Section):
     target_modules: Name | list[Name] = "auto"
     """`auto` (all attention and feed-forward matrices), `attention`, `feed_forward`, names, or a regular expression."""
     exclude_modules: Name | list[Name] | None = None
+    layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = None
+    """Numbers of the layers to adapt, of encoder and decoder alike; all unless given."""
     modules_to_save: list[Name] | None = None
     """Modules trained in full and saved beside the adapter."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases trained beside the matrices: none, all of the model's, or those of the adapted maps."""
+    trainable_token_indices: list[Annotated[int, Field(ge=0)]] | None = None
+    """Ids of tokens whose embeddings are trained."""
     adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
     init: Literal["random", "orthonormal", "gradient"] = "random"
     init_from: str | None = None

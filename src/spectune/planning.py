@@ -15,9 +15,9 @@ from spectune.data.locations import resolve_data_path
 from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError
-from spectune.evaluation.metrics import LOSS, resolve_metrics
+from spectune.evaluation.metrics import choose_metrics
 from spectune.formats.adapter_files import check_start
-from spectune.sizes import Memory, Parameters, memory_of, parameters_of
+from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 
 MOST_STEPS = 2**31 - 1
@@ -97,11 +97,9 @@ def plan_run(config: RunConfig) -> Plan:
     if config.adapter.init_from is not None:
         check_start(config.adapter.init_from, config.adapter.init_r)
     outline = outline_run(config, data_required=False)
-    from spectune.adapter.targets import resolve_targets
-
     model = skeleton(config.model)
     notes = [*outline.notes, *check_lengths(config.data, model.config)]
-    targets = tuple(resolve_targets(model, config.adapter.target_modules, config.adapter.exclude_modules))
+    targets = find_modules(config, model)
     parameters = parameters_of(config, model, targets)
     return Plan(
         model=config.model.model_name_or_path,
@@ -118,7 +116,7 @@ def plan_run(config: RunConfig) -> Plan:
 
 
 def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
-    """Check data, schedule, learning rate and the base model's place, in this order, without torch.
+    """Check data, metrics, schedule, learning rate and the base model's place, in this order, without torch.
 
     Raises a `UserError` for the first thing that is wrong. Without `data_required` a missing table is a note if
     `max_steps` says how long the run is.
@@ -151,11 +149,7 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
 def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
     """Refuse metrics that this task does not have, and choices that need rows which are not there."""
     evaluation = config.evaluation
-    names = resolve_metrics(evaluation.metrics, data.task)
-    best = evaluation.metric_for_best_model
-    computed = dict.fromkeys([*names, LOSS])
-    if best is not None and best not in computed:
-        raise ConfigError(f"evaluation.metric_for_best_model {best} is not among this run's: {', '.join(computed)}")
+    choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task)
     if evaluation.early_stopping_patience is not None and not data.validation:
         raise ConfigError("evaluation.early_stopping_patience needs validation rows; give data.validation_file")
 

@@ -46,10 +46,24 @@ class Memory:
         return self.base + self.adapter + self.activations
 
 
+def find_modules(config: RunConfig, model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the matrices to adapt; what else is to be trained is looked up, too.
+
+    Raises:
+        ConfigError: a name or number that matches nothing in `model`, which may be a skeleton.
+    """
+    from spectune.adapter.targets import resolve_targets
+
+    adapter = config.adapter
+    targets = resolve_targets(model, adapter.target_modules, adapter.exclude_modules, adapter.layers_to_transform)
+    _trained_beside(config, model, tuple(targets))
+    return tuple(targets)
+
+
 def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> Parameters:
     """Numbers in the base, in training at the start, after the freeze, and in the saved adapter."""
     triplets = [_triplet_size(model.get_submodule(name)) for name in targets]
-    whole = _modules_in_full(config, model)
+    whole = _trained_beside(config, model, targets)
     after = round(config.adapter.target_r * sum(triplets))
     return Parameters(
         total=sum(parameter.numel() for parameter in model.parameters()),
@@ -77,6 +91,30 @@ def _base_bytes(config: ModelConfig, model: PreTrainedModel) -> int:
             if type(module).__name__ == "Linear" and not kept & set(name.split("."))
         )
     return round((total - quantized) * _BYTES[config.dtype] + quantized * _QUANTIZED_BYTES[config.quantization])
+
+
+def _trained_beside(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int:
+    """Parameters that are trained and saved beside the matrices: whole modules, biases, token embeddings."""
+    return _modules_in_full(config, model) + _biases(config, model, targets) + _tokens(config, model)
+
+
+def _biases(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int:
+    if config.adapter.bias == "none":
+        return 0
+    mine = {f"{name}.bias" for name in targets}
+    named = [(name, parameter) for name, parameter in model.named_parameters() if "bias" in name]  # PEFT's own rule
+    return sum(parameter.numel() for name, parameter in named if config.adapter.bias == "all" or name in mine)
+
+
+def _tokens(config: RunConfig, model: PreTrainedModel) -> int:
+    tokens = config.adapter.trainable_token_indices or []
+    vocabulary, width = cast("Tensor", model.get_input_embeddings().weight).shape
+    if tokens and max(tokens) >= vocabulary:
+        raise ConfigError(
+            f"adapter.trainable_token_indices: {max(tokens)} is no token of {config.model.model_name_or_path}, "
+            f"which has 0 to {vocabulary - 1}"
+        )
+    return len(set(tokens)) * width
 
 
 def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> int:

@@ -102,6 +102,15 @@ def test_choices(target: Any, exclude: Any, count: int) -> None:
     assert len(resolve_targets(model_of("t5"), target, exclude)) == count
 
 
+def test_layers_are_chosen_by_number() -> None:
+    names = resolve_targets(model_of("t5"), "auto", None, [1])
+    assert names
+    assert {role_of(name).layer for name in names} == {1}
+    assert {role_of(name).stack for name in names} == {"encoder", "decoder"}
+    with pytest.raises(ConfigError, match="layers_to_transform: no layer 9; the layers are 0 to"):
+        resolve_targets(model_of("t5"), "auto", None, [0, 9])
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

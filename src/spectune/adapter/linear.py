@@ -66,7 +66,7 @@ class Factors:
 
 
 def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Module | None) -> Tensor:
-    """Output of one adapted layer; the fused path where the base is a plain Linear in the parts' precision.
+    """Output of one adapted layer; the fused path where the base is a plain frozen Linear in the parts' precision.
 
     Args:
         base: the frozen layer, any class that maps (…, in) to (…, out).
@@ -79,7 +79,7 @@ def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Mod
     autocast = torch.is_autocast_enabled(device)
     if dropout is not None:
         return added(base(x), dropout(x), factors)
-    if type(base) is not nn.Linear or factors.q.dtype != _precision(base, device, autocast):
+    if type(base) is not nn.Linear or factors.q.dtype != _precision(base, device, autocast) or _trained(base):
         return added(base(x), x, factors)
     if not autocast:
         return _fused(x, base.weight, base.bias, factors)
@@ -87,6 +87,11 @@ def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Mod
     bias = None if base.bias is None else base.bias.to(dtype)
     with torch.autocast(device, enabled=False):
         return _fused(x.to(dtype), base.weight.to(dtype), bias, factors)
+
+
+def _trained(base: nn.Linear) -> bool:
+    """Whether the layer itself learns (PEFT's `bias` option): the fused path has gradients for the factors alone."""
+    return base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad)
 
 
 def _precision(base: nn.Linear, device: str, autocast: bool) -> torch.dtype:

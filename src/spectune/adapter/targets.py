@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -41,14 +41,20 @@ def default_targets(model: nn.Module) -> list[str]:
     return names
 
 
-def resolve_targets(model: nn.Module, target_modules: str | list[str], exclude: str | list[str] | None) -> list[str]:
+def resolve_targets(
+    model: nn.Module,
+    target_modules: str | list[str],
+    exclude: str | list[str] | None,
+    layers: Sequence[int] | None = None,
+) -> list[str]:
     """Turn the `target_modules` option into module names.
 
     `auto` takes `default_targets`, `attention` and `feed_forward` those with such a role, a list takes modules by
     name or by the end of their name (as PEFT), any other string is a regular expression over the whole name.
+    `layers` keeps those with a layer of these numbers, in either stack.
 
     Raises:
-        ConfigError: an entry that matches nothing (with the nearest names), or nothing left after `exclude`.
+        ConfigError: an entry or a layer that matches nothing (with the nearest names), or nothing left after `exclude`.
     """
     if target_modules == "auto":
         names = default_targets(model)
@@ -60,9 +66,19 @@ def resolve_targets(model: nn.Module, target_modules: str | list[str], exclude: 
     if exclude:
         excluded = set(_select(exclude, names, "exclude_modules"))
         names = [name for name in names if name not in excluded]
+    if layers is not None:
+        names = _in_layers(names, layers)
     if not names:
         raise ConfigError("no matrix is left to adapt; change target_modules or exclude_modules")
     return names
+
+
+def _in_layers(names: list[str], layers: Sequence[int]) -> list[str]:
+    known = {layer for layer in (role_of(name).layer for name in names) if layer is not None}
+    strange = sorted(set(layers) - known)
+    if strange:
+        raise ConfigError(f"layers_to_transform: no layer {strange[0]}; the layers are 0 to {max(known, default=0)}")
+    return [name for name in names if role_of(name).layer in layers]
 
 
 def _select(entries: str | list[str], names: list[str], option: str) -> list[str]:

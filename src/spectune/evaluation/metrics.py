@@ -66,6 +66,20 @@ def resolve_metrics(names: Sequence[str] | str, task: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def choose_metrics(names: Sequence[str] | str, best: str | None, task: str) -> tuple[tuple[str, ...], str]:
+    """The metrics of a run, and the one that chooses the best checkpoint: the task's first unless `best` names one.
+
+    Raises:
+        ConfigError: as `resolve_metrics`, or a `best` that this run does not compute.
+    """
+    chosen = resolve_metrics(names, task)
+    if best is not None and best not in (*chosen, LOSS):
+        raise ConfigError(
+            f"evaluation.metric_for_best_model {best} is not among this run's: {', '.join(dict.fromkeys((*chosen, LOSS)))}"
+        )
+    return chosen, best or chosen[0]
+
+
 def check_metrics(names: Sequence[str], task: str) -> None:
     """Refuse names that cannot be computed for this task; `eval_loss` is a name like the others.
 

@@ -75,8 +75,10 @@ def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, 
     """
     peft_config = AdaLoraConfig(
         task_type="SEQ_2_SEQ_LM",
-        target_modules=resolve_targets(base, config.target_modules, config.exclude_modules),
+        target_modules=resolve_targets(base, config.target_modules, config.exclude_modules, config.layers_to_transform),
         modules_to_save=config.modules_to_save,
+        bias=config.bias,
+        trainable_token_indices=config.trainable_token_indices,
         init_r=schedule.init_r,
         target_r=schedule.target_r,
         tinit=schedule.tinit,

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hub_logging
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
-from spectune.base_model import read_config
+from spectune.base_model import read_config, skeleton
 from spectune.config import RunConfig
 from spectune.data.examples import Example
 from spectune.data.loader import BatchLoader
@@ -30,6 +30,7 @@ from spectune.files import write_text
 from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
+from spectune.sizes import find_modules
 from spectune.training.checkpoint import Trained
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype
@@ -43,7 +44,7 @@ from spectune.training.optimizer import make_optimizer
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
 from spectune.training.session import Ready, Session, name_of
-from spectune.training.showing import show_adapted, show_row, show_schedule, show_training
+from spectune.training.showing import show_adapted, show_row, show_schedule, show_tokens, show_training
 from spectune.training.signals import Stop
 from spectune.training.space import check_space
 from spectune.training.step import StepOptions, window_loss
@@ -62,7 +63,6 @@ def train_run(
     """
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
-    session.check_metrics()
     hub_logging.disable_progress_bar()  # a bar of its own for each of a dozen files hides what matters
     with session.paths.taken(resume=bool(resume), overwrite=overwrite) as locked:
         if not locked:
@@ -107,9 +107,7 @@ def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, 
     session.timings["tokenize"] = sum(one.seconds for one in sets.values())
     speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
     session.timings["tokens_per_second_tokenized"] = speed
-    session.reporter.line(f"{train.truncation.line()}; tokenised {speed:,.0f} tokens a second")
-    if train.unfaithful_targets:
-        session.reporter.warning(f"{train.unfaithful_targets:,} targets are not given back by the tokenizer itself")
+    show_tokens(session, sets, speed)
     show_row(session, session.data.train[0], train)
     return tokenizer, sets
 
@@ -128,6 +126,7 @@ def _load_and_adapt(session: Session) -> Adapted:
     base_config = read_config(config.model)
     for line in check_lengths(config.data, base_config):
         session.reporter.warning(line)
+    find_modules(config, skeleton(config.model))  # a name that matches nothing is found before weights are read
     session.dtype, reason = choose_dtype(config, base_config.model_type, session.device)
     base = load_base(session.outline.base, config.model, session.dtype, session.device)
     session.base_digest = weights_digest(base)

@@ -11,10 +11,9 @@ from spectune.config import RunConfig
 from spectune.data.examples import Example
 from spectune.data.prepare import PreparedData
 from spectune.data.tokenization import TokenizedSet
-from spectune.errors import ConfigError
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import GenerationSettings
-from spectune.evaluation.metrics import LOSS, resolve_metrics
+from spectune.evaluation.metrics import choose_metrics
 from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
@@ -44,25 +43,17 @@ class Session:
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """The run's metrics, checked."""
-        return resolve_metrics(self.config.evaluation.metrics, self.data.task)
+        """The run's metrics."""
+        return self._metrics()[0]
 
     @property
     def best_metric(self) -> str:
         """The metric that chooses the best checkpoint."""
-        return self.config.evaluation.metric_for_best_model or self.metric_names[0]
+        return self._metrics()[1]
 
-    def check_metrics(self) -> None:
-        """Refuse metrics that do not exist or do not fit.
-
-        Raises:
-            ConfigError: an unknown metric, or a metric_for_best_model that this run does not compute.
-        """
-        names = (*self.metric_names, LOSS)
-        if self.best_metric not in names:
-            raise ConfigError(
-                f"evaluation.metric_for_best_model {self.best_metric} is not among this run's: {', '.join(names)}"
-            )
+    def _metrics(self) -> tuple[tuple[str, ...], str]:
+        evaluation = self.config.evaluation
+        return choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, self.data.task)
 
 
 @dataclass(frozen=True)
