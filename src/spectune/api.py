@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from spectune.config import RunConfig
-from spectune.data.prepare import read_texts, texts_to_examples
+from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to_examples
 from spectune.errors import Interrupted
-from spectune.formats.adapter_files import check_start
+from spectune.formats.adapter_files import check_start, locate_adapter
+from spectune.formats.adapter_settings import AdapterSettings
 from spectune.planning import outline_run
 from spectune.runfile import load_run_config
 
 if TYPE_CHECKING:
+    from spectune.data.report import DataReport
     from spectune.evaluation.evaluate import Evaluation
     from spectune.evaluation.trained import TrainedAdapter
     from spectune.training.finish import RunResult
@@ -82,30 +85,66 @@ def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code:
     Raises:
         AdapterError: there is none, it is damaged, or its base cannot be resolved.
     """
-    from spectune.evaluation.trained import load_adapter
-
-    return load_adapter(str(adapter), revision=revision, trust_remote_code=trust_remote_code)
+    path = locate_adapter(str(adapter), revision)
+    return _on_its_base(path, AdapterSettings.read(path), trust_remote_code)
 
 
 def evaluate(adapter: str | Path | TrainedAdapter, data: str | Path) -> Evaluation:
     """Generate for every row of `data` (a table, a data set, a hub id, `starter`) and score the outputs."""
-    return _loaded(adapter).evaluate(str(data))
+    return evaluate_data(adapter, data)[0]
 
 
 def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[str]:
     """One output for each text, in order; prefix and lengths as in training."""
-    loaded = _loaded(adapter)
-    return loaded.predict(texts_to_examples(list(texts), loaded.data)) if texts else []
+    settings, loaded = _opened(adapter)
+    examples = texts_to_examples(list(texts), settings.data)
+    return loaded().predict(examples) if texts else []
 
 
-def predict_file(adapter: str | Path | TrainedAdapter, named: str) -> list[tuple[str, str]]:
-    """(text, output) for each row of a table, each line of a text file, or of standard input (`-`)."""
-    loaded = _loaded(adapter)
-    examples, _ = read_texts(named, loaded.data)
-    outputs = loaded.predict(examples)
-    prefix = loaded.data.source_prefix
-    return [(example.source.removeprefix(prefix), output) for example, output in zip(examples, outputs, strict=True)]
+def evaluate_data(
+    adapter: str | Path | TrainedAdapter,
+    data: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Evaluation, DataReport]:
+    """`evaluate`, and what was odd about the rows. They are read before torch is imported."""
+    settings, loaded = _opened(adapter, revision, trust_remote_code)
+    examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
+    return loaded().evaluate(examples), report
 
 
-def _loaded(adapter: str | Path | TrainedAdapter) -> TrainedAdapter:
-    return load(adapter) if isinstance(adapter, str | Path) else adapter
+def predict_file(
+    adapter: str | Path | TrainedAdapter,
+    named: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[list[tuple[str, str]], DataReport]:
+    """(text, output) of each row of a table, each line of a text file, or of standard input (`-`); what was odd."""
+    settings, loaded = _opened(adapter, revision, trust_remote_code)
+    examples, report = read_texts(named, settings.data)
+    outputs = loaded().predict(examples)
+    prefix = settings.data.source_prefix
+    return [(e.source.removeprefix(prefix), output) for e, output in zip(examples, outputs, strict=True)], report
+
+
+def _opened(
+    adapter: str | Path | TrainedAdapter, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[AdapterSettings, Callable[[], TrainedAdapter]]:
+    """An adapter's settings at once, and what loads it when the data has been found right."""
+    if not isinstance(adapter, str | Path):
+        return adapter.settings, lambda: adapter
+    path = locate_adapter(str(adapter), revision)
+    settings = AdapterSettings.read(path)
+    return settings, lambda: _on_its_base(path, settings, trust_remote_code)
+
+
+def _on_its_base(path: Path, settings: AdapterSettings, trust_remote_code: bool) -> TrainedAdapter:
+    from spectune.evaluation.trained import load_adapter
+    from spectune.training.device import choose_device
+
+    device, fallback = choose_device(use_cpu=False)
+    if fallback:
+        warnings.warn(fallback, RuntimeWarning, stacklevel=3)
+    return load_adapter(path, settings, device, trust_remote_code=trust_remote_code)

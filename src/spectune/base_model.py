@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectune.config import ModelConfig
 from spectune.errors import ModelError
+from spectune.hub import LOG_IN, hub_trouble
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -21,7 +22,6 @@ STARTER = "starter"
 _CONFIG = "config.json"
 _HUB_ID = re.compile(r"^(?:[\w.\-]+/)?[\w.\-]+$")
 _TIMEOUT_S = 15
-_LOG_IN = "a private or gated one needs a token: run `hf auth login`, or set HF_TOKEN"
 
 
 def locate_model(model: ModelConfig) -> str:
@@ -108,31 +108,20 @@ def _neighbours(path: Path) -> str:
 
 def _check_hub(name: str, revision: str | None) -> None:
     """One question to the hub, unless the configuration is in its cache."""
-    from huggingface_hub import HfApi, errors, try_to_load_from_cache
+    from huggingface_hub import HfApi, try_to_load_from_cache
 
     if isinstance(try_to_load_from_cache(name, _CONFIG, revision=revision), str):
         return
     try:
         HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
-    except errors.RevisionNotFoundError:
-        raise ModelError(f"{name} has no revision {revision} on the hub") from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.GatedRepoError):
-        raise ModelError(f"there is no directory {name}, and no model of that name on the hub; {_LOG_IN}") from None
-    except errors.OfflineModeIsEnabled:
-        raise ModelError(
-            f"there is no directory {name}, it is not in the hub's cache, and HF_HUB_OFFLINE forbids to download it"
-        ) from None
     except Exception as error:  # the hub's library passes on whatever its HTTP library raises
-        raise ModelError(
-            f"there is no directory {name}, and the hub cannot be asked for it ({_reason(error)}); "
-            f"check the network, or name a directory"
-        ) from None
+        raise ModelError(f"there is no directory {name}, and {hub_trouble(error, 'model')}") from None
 
 
 def _reason(error: Any) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if any("gated" in line or "private" in line or "401" in line or "403" in line for line in lines):
-        return f"access was refused; {_LOG_IN}"
+        return f"access was refused; {LOG_IN}"
     if any("trust_remote_code" in line for line in lines):
         return "it brings code of its own; set model.trust_remote_code: true if you trust it"
     return lines[0] if lines else type(error).__name__

@@ -33,6 +33,13 @@ def test_numbered_labels_are_listed_to_be_named(run_cli: RunCli, reviews: Path, 
     assert config.data.label_names == {0: "0", 1: "1", 2: "2"}
 
 
+def test_label_names_beside_the_data_are_found(run_cli: RunCli, reviews: Path, tmp_path: Path) -> None:
+    reviews.with_name("labels.json").write_text('["bad", "fair", "good"]', encoding="utf-8")
+    config = _propose(run_cli, reviews, tmp_path)
+    assert config.data.label_names == str(tmp_path / "labels.json")
+    assert prepare_data(config.data, seed=1).train[0].target == "bad"
+
+
 @pytest.mark.parametrize(
     ("columns", "task", "source"),
     [

@@ -34,6 +34,8 @@ MISTAKES = [
     (["{run}", "model.model_name_or_path={dir}"], "holds no config.json"),
     (["{run}", "model.model_name_or_path=./none"], "there is no directory"),
     (["{run}", "model.model_name_or_path=startr"], "did you mean starter?"),
+    (["{run}", "evaluation.metrics=[bleau]"], "unknown metric 'bleau': did you mean bleu?"),
+    (["{run}", "evaluation.metric_for_best_model=bleu"], "metric_for_best_model bleu is not among this run's: exact_m"),
     (["--model", "starter", "--data", "{dir}/none.csv"], "none.csv does not exist"),
     (["--model", "starter"], "give either train_file or dataset_name"),
     (["--data", "{dir}/reviews.csv"], "model.model_name_or_path is missing"),
@@ -81,6 +83,9 @@ def test_plan_refuses_what_train_refuses(run_cli: RunCli, run_file: Path, words:
         (["starter", "{dir}"], "is not empty"),
         (["evaluate", "{dir}"], "Missing option '--data'"),
         (["predict", "{dir}", "-", "--output", "{dir}"], "cannot be written"),
+        (["predict", "{dir}"], "holds no adapter_config.json"),
+        (["predict", "./none"], "there is no directory ./none; name an adapter's directory or hub id"),
+        (["evaluate", "{run}", "--data", "x.csv"], "is a file; name an adapter's directory or hub id"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -93,6 +98,7 @@ def test_torch_is_not_imported_for_a_mistake(run_file: Path) -> None:
     commands = [["--version"], ["--help"], ["train", "--help"]]
     commands += [["init", f"{run_file.parent}/reviews.csv", "--output", f"{run_file.parent}/new.yaml"]]
     commands += [["train", *_filled(words, run_file)] for words, _ in MISTAKES]
+    commands += [[command, "./none", *more] for command, more in (("evaluate", ["--data", "x.csv"]), ("predict", []))]
     program = (
         "import json, sys\nfrom spectune.cli import main\n"
         "for command in json.loads(sys.argv[1]):\n"

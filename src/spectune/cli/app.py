@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Annotated
 
 import typer
@@ -37,5 +38,11 @@ def _root(
     ] = False,
 ) -> None:
     """Fine-tune encoder-decoder language models with AdaLoRA: adapters whose rank goes where it matters."""
+    warnings.formatwarning = _one_line
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning without the place in the code that gave it."""
+    return f"spectune: warning: {' '.join(str(message).split())}\n"

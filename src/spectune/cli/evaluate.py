@@ -20,12 +20,17 @@ def evaluate(
 ) -> None:
     """Generate for every row of the data and score the outputs, each score with its signature."""
     from spectune import api
-    from spectune.report.tables import metrics_table
+    from spectune.report.tables import MOST_LABELS_SHOWN, confusion_table, metrics_table
 
-    result = api.evaluate(api.load(adapter, revision=revision, trust_remote_code=trust_remote_code), data)
+    result, report = api.evaluate_data(adapter, data, revision=revision, trust_remote_code=trust_remote_code)
+    for line in report.oddities():
+        typer.echo(f"note: {line}", err=True)
     metrics = {name: asdict(metric) for name, metric in result.metrics.items()}
     if as_json:
-        typer.echo(json.dumps({"rows": result.rows, "metrics": metrics}, ensure_ascii=False))
+        answer = {"rows": result.rows, "metrics": metrics, "confusion": result.confusion}
+        typer.echo(json.dumps(answer, ensure_ascii=False))
     else:
         typer.echo(f"{result.rows:,} rows of {data}")
         typer.echo(metrics_table(metrics))
+        if result.confusion is not None and len(result.confusion["rows"]) <= MOST_LABELS_SHOWN:
+            typer.echo(confusion_table(result.confusion))

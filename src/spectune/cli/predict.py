@@ -28,7 +28,9 @@ def predict(
         raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
     from spectune import api
 
-    pairs = api.predict_file(api.load(adapter, revision=revision, trust_remote_code=trust_remote_code), file)
+    pairs, report = api.predict_file(adapter, file, revision=revision, trust_remote_code=trust_remote_code)
+    for line in report.oddities():
+        typer.echo(f"note: {line}", err=True)
     text = "".join(json.dumps({"text": t, "prediction": p}, ensure_ascii=False) + "\n" for t, p in pairs)
     if output is None:
         typer.echo(text, nl=False)

@@ -50,9 +50,19 @@ class SplitReport:
         )
 
     def lines(self) -> list[str]:
-        """For people: the size, then one line for each oddity."""
+        """For people: the size, one line for each oddity, the labels."""
         taken = "" if self.examples == self.rows_read else f" of {self.rows_read:,}"
-        lines = [f"{self.name}: {self.examples:,}{taken} rows of {self.origin}"]
+        lines = [f"{self.name}: {self.examples:,}{taken} rows of {self.origin}", *self.oddities()]
+        if 0 < len(self.labels) <= _SHOWN_LABELS:
+            lines.append(f"{self.name} labels: {', '.join(f'{name} {rows:,}' for name, rows in self.labels.items())}")
+        elif self.labels:
+            sizes = self.labels.values()
+            lines.append(f"{self.name} labels: {len(sizes):,}, each on {min(sizes):,} to {max(sizes):,} rows")
+        return lines
+
+    def oddities(self) -> list[str]:
+        """Rows left out and rows that repeat others, with their numbers."""
+        lines = []
         for reason, rows in self.dropped.items():
             lines.append(f"{self.name}: {count(len(rows), 'row')} left out, {reason} ({rows_text(rows)})")
         if self.repeated:
@@ -63,11 +73,6 @@ class SplitReport:
                 f"{self.name}: {count(len(self.repeated), 'row')} repeat the source of an earlier one"
                 f" ({rows_text(self.repeated)}){conflict if self.conflicting else ''}"
             )
-        if 0 < len(self.labels) <= _SHOWN_LABELS:
-            lines.append(f"{self.name} labels: {', '.join(f'{name} {rows:,}' for name, rows in self.labels.items())}")
-        elif self.labels:
-            sizes = self.labels.values()
-            lines.append(f"{self.name} labels: {len(sizes):,}, each on {min(sizes):,} to {max(sizes):,} rows")
         return lines
 
 
@@ -82,13 +87,20 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """For people: short lines, row numbers cut after the first few."""
-        lines = [line for split in self.splits for line in split.lines()]
+        return [line for split in self.splits for line in split.lines()] + self._overlap_lines() + self.notes
+
+    def oddities(self) -> list[str]:
+        """Those of the lines that tell of something odd in the rows."""
+        return [line for split in self.splits for line in split.oddities()] + self._overlap_lines()
+
+    def _overlap_lines(self) -> list[str]:
+        lines = []
         for where, rows in self.overlaps.items():
             inner, _, outer = where.partition(" in ")
             lines.append(
                 f"{inner}: {count(len(rows), 'row')} whose source is also in {outer} ({rows_text(rows)}); kept"
             )
-        return lines + self.notes
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able, with every row number."""

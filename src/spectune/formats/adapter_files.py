@@ -6,14 +6,17 @@ about trust is not listened to. Imports no torch.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from spectune.errors import AdapterError, ConfigError, RunError
 from spectune.files import read_json
+from spectune.hub import hub_trouble
 from spectune.manifest import MANIFEST, verify_manifest
 
 CONFIG, WEIGHTS, SETTINGS = "adapter_config.json", "adapter_model.safetensors", "spectune.json"
+_HUB_ID = re.compile(r"\w[\w.\-]*/\w[\w.\-]*")
 _PICKLE = "adapter_model.bin"
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "README.md"]  # of a hub repository: no pickles, no code
 
@@ -96,15 +99,11 @@ def _check(path: Path) -> None:
 
 
 def _download(location: str, revision: str | None) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    if not _HUB_ID.fullmatch(location):
+        raise AdapterError(f"there is no directory {location}; name an adapter's directory or hub id (owner/name)")
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(location, revision=revision, allow_patterns=_WANTED))
-    except (errors.RepositoryNotFoundError, errors.HFValidationError, errors.LocalEntryNotFoundError):
-        reason = "and no adapter of that name can be had from the hub"
-    except errors.RevisionNotFoundError:
-        raise AdapterError(f"{location} has no revision {revision} on the hub") from None
     except Exception as error:  # the hub's library passes on whatever its HTTP library raises
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = f"and the hub cannot be asked for it ({lines[0] if lines else type(error).__name__})"
-    raise AdapterError(f"there is no directory {location}, {reason}")
+        raise AdapterError(f"there is no directory {location}, and {hub_trouble(error, 'adapter')}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -15,15 +16,24 @@ CLEAR_GAIN = 1.2  # below, rounding to 8 bits of precision is not worth it
 
 def choose_device(use_cpu: bool) -> tuple[torch.device, str | None]:
     """The device, and a line to print where a GPU is present but does not work."""
-    if use_cpu or not torch.cuda.is_available():
+    if use_cpu:
         return torch.device("cpu"), None
+    with warnings.catch_warnings(record=True) as complaints:  # of a driver that is too old, in several lines
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if not available:
+        return torch.device("cpu"), _fallback(str(complaints[0].message)) if complaints else None
     try:
         ones = torch.ones(8, 8, device="cuda")
         (ones @ ones).sum().item()
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
-        return torch.device("cpu"), f"the GPU does not work ({reason}); going on with the CPU"
+        return torch.device("cpu"), _fallback(str(error))
     return torch.device("cuda"), None
+
+
+def _fallback(reason: str) -> str:
+    lines = reason.strip().splitlines() or ["no reason given"]
+    return f"the GPU does not work ({lines[0].strip()}); going on with the CPU"
 
 
 def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tuple[torch.dtype, str]:

@@ -89,6 +89,7 @@ def adapter_settings(
         "dtype": dtype,
         "quantization": config.model.quantization,
         # what quantisation makes of weights differs between devices, so that its hash says nothing elsewhere
+        "base_name": config.model.model_name_or_path,
         "base_sha256": base_digest if config.model.quantization is None else None,
     }
 

@@ -1,0 +1,59 @@
+"""What `spectune.json` of an adapter says: how its run turned rows into texts, and scored them. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spectune.config import DataConfig, EvaluationConfig
+from spectune.data.verbalizer import Verbalizer
+from spectune.errors import AdapterError, DataError, RunError
+from spectune.files import read_json
+from spectune.formats.adapter_files import SETTINGS
+
+_PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What `spectune.json` says; the defaults stand for an adapter that plain PEFT made."""
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(train_file="-"))
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    task: str = "text2text"
+    verbalizer: Verbalizer | None = None
+    dtype: str = "float32"
+    quantization: str | None = None
+    base: str | None = None
+    """SHA-256 of the base's weights in that precision."""
+    base_name: str | None = None
+    """The base as the run file named it."""
+
+    @classmethod
+    def read(cls, path: Path) -> AdapterSettings:
+        """The settings in an adapter's directory. Raises AdapterError where they are not what spectune writes."""
+        if not (path / SETTINGS).is_file():
+            return cls()
+        try:
+            found = read_json(path / SETTINGS)
+            labels = found.get("labels")
+            settings = cls(
+                data=DataConfig(**found["data"]),
+                evaluation=EvaluationConfig(**found["evaluation"]),
+                task=str(found["task"]),
+                verbalizer=None if labels is None else Verbalizer.from_dict(labels),
+                dtype=str(found["dtype"]),
+                quantization=found.get("quantization"),
+                base=found.get("base_sha256"),
+                base_name=found.get("base_name"),
+            )
+        except (RunError, DataError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AdapterError(f"{path / SETTINGS} is damaged: {_first_line(error)}") from None
+        if settings.dtype not in _PRECISIONS or settings.quantization not in (None, "int8", "nf4"):
+            precision = f"{settings.dtype!r}, {settings.quantization!r}"
+            raise AdapterError(f"{path / SETTINGS} is damaged: {precision} is no precision of a base")
+        return settings
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,93 @@
+"""Hub ids that give nothing: one line, whatever the hub's library raises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+
+from spectune.base_model import locate_model
+from spectune.config import ModelConfig
+from spectune.errors import AdapterError, ModelError
+from spectune.formats.adapter_files import locate_adapter
+from spectune.formats.adapter_settings import AdapterSettings
+
+
+def _http(kind: type[Exception], message: str) -> Exception:
+    """An error as the library raises it, without a response to build."""
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
+
+
+TROUBLES: list[tuple[Exception, str]] = [
+    (
+        _http(errors.RepositoryNotFoundError, "401 Client Error."),
+        "of that name on the hub; a private or gated one needs",
+    ),
+    (_http(errors.GatedRepoError, "403 Client Error."), "run `hf auth login`, or set HF_TOKEN"),
+    (errors.OfflineModeIsEnabled("offline"), "out of reach (no network, or HF_HUB_OFFLINE is set)"),
+    (errors.LocalEntryNotFoundError("not there"), "out of reach (no network, or HF_HUB_OFFLINE is set)"),
+    (ConnectionError("\nname resolution failed\nmore"), "cannot be asked for it (name resolution failed); check the"),
+]
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def call(*_: Any, **__: Any) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(("error", "line"), TROUBLES, ids=lambda value: type(value).__name__)
+def test_a_model_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, error: Exception, line: str) -> None:
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", raising(error))
+    with pytest.raises(ModelError) as caught:
+        locate_model(ModelConfig(model_name_or_path="owner/secret"))
+    assert str(caught.value).startswith("there is no directory owner/secret, and ")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_revision_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = _http(errors.RevisionNotFoundError, "404")
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", raising(error))
+    with pytest.raises(ModelError, match="the hub knows the model, but not this revision"):
+        locate_model(ModelConfig(model_name_or_path="owner/open", revision="v9"))
+
+
+@pytest.mark.parametrize(("error", "line"), TROUBLES, ids=lambda value: type(value).__name__)
+def test_an_adapter_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, error: Exception, line: str) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", raising(error))
+    with pytest.raises(AdapterError) as caught:
+        locate_adapter("owner/secret")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_of_the_hub_brings_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    (tmp_path / "spectune.json").write_text(
+        '{"version": 1, "task": "classification", "data": {"train_file": "t.csv", "source_prefix": "p: "},'
+        ' "labels": {"version": 1, "words": {"0": "bad", "1": "good"}}, "evaluation": {"num_beams": 3},'
+        ' "dtype": "bfloat16", "base_name": "starter"}',
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(tmp_path))
+    settings = AdapterSettings.read(locate_adapter("owner/mine"))
+    assert (settings.task, settings.dtype, settings.base_name) == ("classification", "bfloat16", "starter")
+    assert (settings.data.source_prefix, settings.evaluation.num_beams) == ("p: ", 3)
+    assert settings.verbalizer is not None
+    assert settings.verbalizer.words == ("bad", "good")
+
+
+@pytest.mark.parametrize("content", ['{"version": 2}', '{"data": 3}', '{"version": 1, "data": {"x": 1}}', "[1]", "{"])
+def test_settings_of_another_kind_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "spectune.json").write_text(content, encoding="utf-8")
+    with pytest.raises(AdapterError, match=r"spectune\.json is damaged"):
+        AdapterSettings.read(tmp_path)

@@ -1,0 +1,67 @@
+"""A GPU that does not work costs one line, not the run."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+
+from spectune.config import RunConfig
+from spectune.errors import ConfigError
+from spectune.training.device import choose_device, choose_dtype
+
+CPU = torch.device("cpu")
+
+
+def config(dtype: str) -> RunConfig:
+    return RunConfig.model_validate(
+        {"model": {"model_name_or_path": "m", "dtype": dtype}, "data": {"train_file": "t.csv"}}
+    )
+
+
+def test_no_gpu_is_nothing_to_speak_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(use_cpu=False) == (CPU, None)
+
+
+def test_a_gpu_that_is_not_wanted_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("asked"))
+    assert choose_device(use_cpu=True) == (CPU, None)
+
+
+def test_a_gpu_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available\nCompile with …")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", fails)
+    line = "the GPU does not work (CUDA error: no kernel image is available); going on with the CPU"
+    assert choose_device(use_cpu=False) == (CPU, line)
+
+
+def test_an_old_driver_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def complains() -> bool:
+        warnings.warn("The NVIDIA driver on your system is too old.\nPlease update", UserWarning, stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", complains)
+    device, line = choose_device(use_cpu=False)
+    assert device == CPU
+    assert line == "the GPU does not work (The NVIDIA driver on your system is too old.); going on with the CPU"
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype) -> None:
+    monkeypatch.setattr("spectune.training.device.native_bfloat16", lambda device: native)
+    dtype, reason = choose_dtype(config("auto"), "t5", CPU)
+    assert dtype == expected
+    assert reason == f"auto: cpu {'has' if native else 'has no'} bfloat16 units"
+
+
+@pytest.mark.parametrize(("kind", "device", "line"), [("bart", "cpu", "needs a GPU"), ("mt5", "cuda", "overflows in")])
+def test_float16_where_it_cannot_be(kind: str, device: str, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        choose_dtype(config("float16"), kind, torch.device(device))
+    assert choose_dtype(config("float16"), "bart", torch.device("cuda"))[0] == torch.float16
