@@ -24,11 +24,12 @@ ALLOWED: dict[str, set[str]] = {
     "adapter": {"errors"},
     "data": {"errors", "config", "starter"},
     "starter": {"errors", "files", "manifest", "adapter"},
-    "base_model": {"errors", "config", "starter"},
+    "hub": set(),
+    "base_model": {"errors", "config", "starter", "hub"},
     "report": {"errors", "adapter"},
-    "formats": {"errors", "config", "files", "manifest", "adapter", "data"},
-    "evaluation": {"errors", "config", "files", "formats", "adapter", "data"},
-    "training": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning"},
+    "formats": {"errors", "config", "files", "manifest", "hub", "adapter", "data"},
+    "evaluation": {"errors", "config", "files", "formats", "adapter", "data", "starter"},
+    "training": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "sizes"},
     "integrations": {"errors", "adapter"},
     "sizes": {"errors", "config", "adapter"},
     "planning": {*_PLAIN, "formats", "adapter", "data", "base_model", "training", "evaluation", "sizes"},
@@ -117,6 +118,7 @@ LIGHT = [
     *(SOURCE / "training" / f"{name}.py" for name in ("__init__", "learning_rate", "directory", "lock", "signals")),
     SOURCE / "starter" / "bundle.py",
     SOURCE / "formats" / "adapter_files.py",
+    SOURCE / "formats" / "adapter_settings.py",
 ]
 
 

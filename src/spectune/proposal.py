@@ -200,7 +200,7 @@ def _data_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str]
     keys = {**place, **guess.source, "target_column": guess.target, "task": guess.task}
     lines = [
         *[line for key, value in keys.items() for line in _entry(key, value)],
-        *_label_lines(table, guess),
+        *_label_lines(place, table, guess),
         *_entry("source_prefix", "", 'put before every source; T5 models expect one, as in "summarize: "'),
         *_entry("max_source_length", _tokens(table, guess.columns, most=1024), "tokens; longer sources are cut"),
         *_entry("max_target_length", limit),
@@ -215,14 +215,23 @@ def _entry(key: str, value: object, comment: str = "") -> list[str]:
     return [f"{text:<43} # {comment}" if comment else text]
 
 
-def _label_lines(table: Table, guess: _Guess) -> list[str]:
-    """Numbers get names to be replaced; words stand for themselves."""
+def _label_file(place: dict[str, str]) -> Path | None:
+    """The names of numbered labels, where they lie beside the data."""
+    file, directory = place.get("train_file"), place.get("dataset_name")
+    named = Path(file).with_name("labels.json") if file else Path(directory or "") / "labels.json"
+    return named if resolve_data_path(named).is_file() else None
+
+
+def _label_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str]:
+    """Numbers get names, from a file beside the data or to be replaced by hand; words stand for themselves."""
     if not guess.labels:
         return []
     if guess.target in table.label_names:
         names = dict(enumerate(table.label_names[guess.target]))
         return ["  label_names:", *[f"    {write_yaml({key: name}).strip()}" for key, name in names.items()]]
     if all(map(is_integer_label, guess.labels)):
+        if (file := _label_file(place)) is not None:
+            return _entry("label_names", str(file), "label → word")
         lines = [f"    {write_yaml({int(label): label}).strip()}" for label in guess.labels]
         return ["  label_names:                              # replace the quoted numbers by words", *lines]
     shown = ", ".join(guess.labels[:5]) + (", …" if len(guess.labels) > 5 else "")

@@ -6,6 +6,7 @@ from rich.cells import cell_len
 
 from spectune.adapter.roles import TargetRole, role_of
 from spectune.report.tables import (
+    confusion_table,
     metrics_table,
     predictions_table,
     rank_table,
@@ -122,3 +123,14 @@ def test_shorten() -> None:
     assert shorten("short", 10) == "short"
     assert shorten("exactly ten", 11) == "exactly ten"
     assert shorten("one two three", 8) == "one two…"
+
+
+def test_confusion_has_a_row_for_each_target() -> None:
+    confusion = {
+        "rows": ["bad", "very good"],
+        "columns": ["bad", "very good", "other"],
+        "counts": [[5, 1, 0], [2, 7, 3]],
+    }
+    lines = confusion_table(confusion).splitlines()
+    assert lines[0].split() == ["target", "\\", "predicted", "bad", "very", "good", "other"]
+    assert [cells(line) for line in lines[2:]] == [["bad", "5", "1", "0"], ["very", "good", "2", "7", "3"]]

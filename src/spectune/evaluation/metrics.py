@@ -73,10 +73,9 @@ def choose_metrics(names: Sequence[str] | str, best: str | None, task: str) -> t
         ConfigError: as `resolve_metrics`, or a `best` that this run does not compute.
     """
     chosen = resolve_metrics(names, task)
-    if best is not None and best not in (*chosen, LOSS):
-        raise ConfigError(
-            f"evaluation.metric_for_best_model {best} is not among this run's: {', '.join(dict.fromkeys((*chosen, LOSS)))}"
-        )
+    computed = dict.fromkeys((*chosen, LOSS))
+    if best is not None and best not in computed:
+        raise ConfigError(f"evaluation.metric_for_best_model {best} is not among this run's: {', '.join(computed)}")
     return chosen, best or chosen[0]
 
 

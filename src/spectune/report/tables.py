@@ -18,6 +18,7 @@ from rich.text import Text
 from spectune.adapter.roles import TargetRole
 
 WIDTH = 100
+MOST_LABELS_SHOWN = 12  # a larger confusion matrix is for summary.json alone
 
 _COLUMNS: Sequence[tuple[str, str, str]] = (
     *(("self_attention", role, f"self\n{role}") for role in "qkvo"),
@@ -91,6 +92,16 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, width: int = WIDT
     """Values with their signatures; `metrics` as in `summary.json`: name → {"value", "signature"}."""
     rows = [[name, f"{entry['value']:.4g}", str(entry["signature"])] for name, entry in metrics.items()]
     return _grid(["metric", "value", "signature"], rows, "lrl", width)
+
+
+def confusion_table(confusion: Mapping[str, Any], *, width: int = WIDTH) -> str:
+    """Counts of target label (rows) against prediction (columns); `confusion` as in `summary.json`."""
+    rows = [
+        [shorten(name, 20), *map(str, counts)]
+        for name, counts in zip(confusion["rows"], confusion["counts"], strict=True)
+    ]
+    headings = ["target \\ predicted", *[shorten(name, 20) for name in confusion["columns"]]]
+    return _grid(headings, rows, "l" + "r" * len(confusion["columns"]), width)
 
 
 def predictions_table(

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from spectune.data.examples import Example
 from spectune.data.tokenization import TokenizedSet
+from spectune.data.wording import count
 from spectune.evaluation.evaluate import Evaluation
 from spectune.planning import count_roles
-from spectune.report.tables import metrics_table, predictions_table
+from spectune.report.tables import MOST_LABELS_SHOWN, confusion_table, metrics_table, predictions_table
 from spectune.training.loop import Loop
 from spectune.training.model import Adapted
 from spectune.training.outputs import plain_metrics
 from spectune.training.session import Session, name_of
+
+
+def show_tokens(session: Session, sets: dict[str, TokenizedSet], speed: float) -> None:
+    """What was cut in each split, targets that cannot be written exactly, and the tokenizer's speed."""
+    for name, one in sets.items():
+        session.reporter.line(f"{name} {one.truncation.line()}")
+        if one.unfaithful_targets:
+            session.reporter.warning(
+                f"{name}: {count(one.unfaithful_targets, 'distinct target')} that the tokenizer itself does not give "
+                "back; no output can match them exactly"
+            )
+    session.reporter.line(f"tokenised {speed:,.0f} tokens a second")
 
 
 def show_row(session: Session, example: Example, tokenized: TokenizedSet) -> None:
@@ -66,10 +81,21 @@ def show_training(session: Session, loop: Loop) -> None:
         session.reporter.warning(f"{loop.progress.skipped:,} steps were skipped, their gradients were not finite")
 
 
+def show_history(session: Session, evaluations: list[dict[str, Any]]) -> None:
+    """The task's first metric, and the one that chooses, before training and at each evaluation."""
+    names = dict.fromkeys((session.metric_names[0], session.best_metric))
+    for row in evaluations:
+        when = "before training" if row["step"] == 0 else f"step {row['step']:,}"
+        shown = [f"{name} {row[name]:.4f}" for name in names if name in row]  # a resumed run may compute others
+        session.reporter.line(f"{when}: {', '.join(shown)}")
+
+
 def show_evaluation(session: Session, split: str, examples: list[Example], evaluation: Evaluation) -> None:
-    """Metrics with signatures, and five predictions."""
+    """Metrics with signatures, who was taken for whom, and five predictions."""
     session.reporter.line(f"{split}, {evaluation.rows:,} rows, {evaluation.seconds:.1f} s")
     session.reporter.line(metrics_table(plain_metrics(evaluation.metrics)))
+    if evaluation.confusion is not None and len(evaluation.confusion["rows"]) <= MOST_LABELS_SHOWN:
+        session.reporter.line(confusion_table(evaluation.confusion))
     rows = [
         {"text": example.source, "target": example.target, "prediction": prediction}
         for example, prediction in zip(examples[:5], evaluation.predictions, strict=False)
