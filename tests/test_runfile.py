@@ -177,6 +177,11 @@ def test_a_resolved_run_file_reads_back(run_file: Path, tmp_path: Path) -> None:
     assert _load(tmp_path, dump_run_config(config)) == config
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\u2028b", " \u2029 c"])
+def test_line_breaks_of_unicode_survive(text: str) -> None:
+    assert read_yaml(write_yaml({"source_prefix": text}), "x") == {"source_prefix": text}
+
+
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(codec="utf-8"))
 
 

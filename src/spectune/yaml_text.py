@@ -14,6 +14,7 @@ import yaml
 
 from spectune.errors import ConfigError
 
+_UNICODE_BREAK = re.compile("[\x85\u2028\u2029]")
 _BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")
 _INT = re.compile(r"^[-+]?[0-9]+$")
@@ -49,6 +50,12 @@ class _CoreDumper(yaml.SafeDumper):
     """A safe dumper that quotes every text which YAML 1.1 or 1.2 would read as something else."""
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """PyYAML folds the line breaks of Unicode into spaces unless they are escaped."""
+    style = '"' if _UNICODE_BREAK.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
@@ -56,6 +63,7 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 for _tag, _pattern, _first in _CORE:
     _CoreLoader.add_implicit_resolver(_tag, _pattern, _first)
     _CoreDumper.add_implicit_resolver(_tag, _pattern, _first)
+_CoreDumper.add_representer(str, _represent_text)
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
