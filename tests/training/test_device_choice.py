@@ -52,14 +52,6 @@ def test_an_old_driver_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert line == "the GPU does not work (The NVIDIA driver on your system is too old.); going on with the CPU"
 
 
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_asks_the_processor(monkeypatch: pytest.MonkeyPatch, native: bool, expected: torch.dtype) -> None:
-    monkeypatch.setattr("spectune.training.device.native_bfloat16", lambda device: native)
-    dtype, reason = choose_dtype(config("auto"), "t5", CPU)
-    assert dtype == expected
-    assert reason == f"auto: cpu {'has' if native else 'has no'} bfloat16 units"
-
-
 @pytest.mark.parametrize(("kind", "device", "line"), [("bart", "cpu", "needs a GPU"), ("mt5", "cuda", "overflows in")])
 def test_float16_where_it_cannot_be(kind: str, device: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
