@@ -2,7 +2,7 @@
 
 What the reload proof compares are texts, and a text can hang on the last bit of a logit. So an evaluation computes
 what a plain PEFT load computes, in the same order and precision: x W ᵀ + b, then (x (A·E)ᵀ Bᵀ) · α / (r + 1e-5), added.
-Merged weights (and our own fused order) round otherwise and flip a near tie now and then; see LOG.md.
+Merged weights (and our own fused order) round otherwise, which a near tie need not survive; see LOG.md.
 """
 
 from __future__ import annotations
