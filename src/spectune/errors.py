@@ -39,10 +39,11 @@ def visible(text: str) -> str:
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(BaseException):
     """A signal asked the run to stop, and it did; the message says what is saved and how to go on.
 
-    A KeyboardInterrupt, so that nothing on the way takes it for an error to be handled.
+    No Exception, so that nothing on the way takes it for an error to be handled; and no KeyboardInterrupt, which the
+    command line's parser turns into an ending of its own.
     """
 
     def __init__(self, signum: int, message: str = "") -> None:

@@ -24,7 +24,7 @@ EXIT = 77
 SHORT: dict[str, dict[str, Any]] = {
     "adapter": {"tinit": 1, "tfinal": 1, "deltaT": 1},
     "train": {"max_steps": 4, "save_steps": 2, "save_total_limit": 1, "logging_steps": 2},
-    "evaluation": {"eval_strategy": "no"},
+    "evaluation": {"eval_strategy": "no", "eval_steps": None},
 }
 
 

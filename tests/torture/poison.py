@@ -35,7 +35,11 @@ def poisoned_runs(
 
 def _final(world: World, place: Path, kind: str, changed: Any) -> Any:
     run = settings(
-        world, kind, place / "run", train={"save_steps": 40, "logging_steps": 40}, evaluation={"eval_strategy": "no"}
+        world,
+        kind,
+        place / "run",
+        train={"save_steps": 40, "logging_steps": 40},
+        evaluation={"eval_strategy": "no", "eval_steps": None},
     )
     with changed:
         train(run, overwrite=True)

@@ -33,12 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
     except typer.TyperException as error:
         return _refuse(error.format_message())
-    except (KeyboardInterrupt, typer.Abort) as error:
-        stop = error if isinstance(error, Interrupted) else error.__cause__  # the parser wraps it into an Abort
-        if not isinstance(stop, Interrupted):
-            return 130
+    except Interrupted as stop:
         print(f"spectune: {one_line(str(stop))}", file=sys.stderr)
         return stop.status
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
     except Exception as error:
         line = circumstance(error)
         return _report_bug(error) if line is None else _refuse(line)

@@ -209,6 +209,7 @@ class Loop:
         """Evaluate when due. A signal breaks it off; then the state is saved and a continuation evaluates first."""
         if self.evaluate is None or not self._evaluation_due(step):
             return
+        self.read()  # so that the journal is in the order of the steps, wherever a run is stopped
         try:
             with self.stop.raising():
                 result = self.evaluate()
