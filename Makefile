@@ -8,13 +8,14 @@ PYTHON ?=
 PYTEST_ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check format
+.PHONY: help setup demo test check format torture
 
 help:
 	@echo "make demo    the main job on the bundled model and data, offline, into runs/demo"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint and strict types"
 	@echo "make format  rewrite the sources in the project's format"
+	@echo "make torture the long form of kills, faults, signals and resumes; takes an hour on two cores"
 	@echo "make setup   only the environment (.venv); every target above makes it when needed"
 
 setup:
@@ -30,6 +31,9 @@ check: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+torture: setup
+	$(PY) -W ignore -m tests.torture
 
 format: setup
 	$(PY) -m ruff format .

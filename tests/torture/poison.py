@@ -57,7 +57,9 @@ def _poisoned(step: int, poison: str) -> Iterator[None]:
         loss: torch.Tensor = window_loss(model, window, options)
         if now[0] != step:
             return loss
-        rows = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        rows = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        for row in rows:  # layer dropout may have left none
+            row.grad = torch.zeros_like(row) if row.grad is None else row.grad
         if poison == "one infinite gradient":
             rows[0].grad.view(-1)[0] = math.inf
         elif poison == "NaN in every gradient":
