@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "adapter": {"errors"},
     "data": {"errors", "config", "starter"},
     "starter": {"errors", "files", "manifest", "adapter"},
-    "hub": set(),
+    "hub": {"errors"},
     "base_model": {"errors", "config", "starter", "hub"},
     "report": {"errors", "adapter"},
     "formats": {"errors", "config", "files", "manifest", "hub", "adapter", "data"},

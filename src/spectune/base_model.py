@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectune.config import ModelConfig
-from spectune.errors import ModelError
+from spectune.errors import ModelError, first_line
 from spectune.hub import LOG_IN, hub_trouble
 
 if TYPE_CHECKING:
@@ -124,4 +124,4 @@ def _reason(error: Any) -> str:
         return f"access was refused; {LOG_IN}"
     if any("trust_remote_code" in line for line in lines):
         return "it brings code of its own; set model.trust_remote_code: true if you trust it"
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)

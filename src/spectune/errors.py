@@ -29,6 +29,11 @@ class RunError(UserError):
     """The run directory is in the way, damaged, or belongs to another run."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not empty; its type where the message says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def one_line(text: str) -> str:
     """A text on one line, control characters written out."""
     return visible(" ".join(text.split()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from spectune.errors import first_line
+
 LOG_IN = "a private or gated one needs a token: run `hf auth login`, or set HF_TOKEN"
 
 
@@ -15,8 +17,4 @@ def hub_trouble(error: Exception, kind: str) -> str:
         return f"there is no {kind} of that name on the hub; {LOG_IN}"
     if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
         return "it is not in the hub's cache, and the hub is out of reach (no network, or HF_HUB_OFFLINE is set)"
-    return f"the hub cannot be asked for it ({_first_line(error)}); check the network, or name a directory"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return f"the hub cannot be asked for it ({first_line(error)}); check the network, or name a directory"

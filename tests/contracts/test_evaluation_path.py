@@ -115,7 +115,7 @@ def test_nothing_is_left_behind(failure: type[BaseException] | None) -> None:
     except (RuntimeError, KeyboardInterrupt):
         pass
     assert model.training
-    assert not model.base_model.parts_are_held
+    assert not model.base_model.engine.store.held
     assert_untouched(model, before, storage)
     model(**batch(1)).loss.backward()  # and trains on
     assert all(parameter.grad is not None for parameter in engine.parameters())

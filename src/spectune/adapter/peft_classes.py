@@ -84,7 +84,6 @@ class HostedTuner:
     engine: AdaLoraEngine
     hosted_adapter: str
     host_hooks: list[Any]
-    parts_are_held = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's output; in training mode the loss includes the penalty, in evaluation mode it does not."""
@@ -96,7 +95,7 @@ class HostedTuner:
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's `generate`, with parts made once."""
-        if self.parts_are_held:
+        if self.engine.store.held:
             return cast(Any, self).model.generate(*args, **kwargs)
         self.hold_parts(True)
         try:
@@ -108,7 +107,6 @@ class HostedTuner:
     def hold_parts(self, held: bool) -> None:
         """Make the parts once and keep them over many calls, or drop them; weights must not change in between."""
         self.engine.store.hold(held)
-        self.parts_are_held = held
 
     def update_and_allocate(self, global_step: int) -> None:
         """PEFT's call, after `optimizer.step()` and before `zero_grad()`."""

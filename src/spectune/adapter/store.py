@@ -54,7 +54,7 @@ class TripletStore:
         """
         self.matrices, self.values, self.queries, self.outputs = matrices, values, queries, outputs
         self.scale, self.adapter_name, self._make_aliases = scale, adapter_name, make_aliases
-        self._held = False
+        self.held = False
         self._live: Tensor | None = None
         self.penalty_frames: list[Frames] = []
         self.lay_out(None)
@@ -86,7 +86,7 @@ class TripletStore:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def refresh(self) -> None:
         """Make the parts of every layer anew from the banks; called at every root forward."""
-        if self._held:
+        if self.held:
             return
         follow_base = torch.is_grad_enabled() or self.matrices[0].layer.training
         for bank in self.queries:
@@ -116,12 +116,12 @@ class TripletStore:
 
     def hold(self, held: bool) -> None:
         """Make the parts once and keep them while `held`: weights do not change inside `generate`."""
-        self._held = False
+        self.held = False
         if held:
             self.refresh()
         else:
             self.drop_parts()  # they carry no gradient
-        self._held = held
+        self.held = held
 
     def realias(self) -> None:
         """Point the host's entries at the rows again, after anything that replaced or moved tensors."""

@@ -6,7 +6,7 @@ The child loads this file by its path, so it imports nothing of spectune.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig, PreTrainedModel
@@ -34,14 +34,13 @@ def load_base(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
-    loaded: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(
+    loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(
         location, revision=revision or "main", dtype=dtype, trust_remote_code=trust_remote_code, **options
     )
     if quantization is None:
-        moved: Any = loaded.to(torch.device(device))  # type: ignore[arg-type]
-        return moved  # type: ignore[no-any-return]
+        return cast(PreTrainedModel, loaded.to(device))
     _keep_weights(loaded)
-    return loaded
+    return cast(PreTrainedModel, loaded)
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,6 @@ def evaluate_examples(
     if not examples or len(examples) != len(tokenized.input_ids):
         raise ValueError(f"{len(examples)} examples against {len(tokenized.input_ids)} tokenised rows")
     loss = CrossEntropySum(model) if with_loss or LOSS in metric_names else None
-
-    def add_loss(rows: list[int], encoded: Any, mask: Tensor) -> None:
-        """The batch's cross entropy, over the encoder's output that it was generated from."""
-        if loss is not None:
-            labels = padded_labels([tokenized.labels[row] for row in rows])
-            loss.add(labels, encoder_outputs=encoded, attention_mask=mask)
-
     with generation_model(model) as generator:
         predictions = generate_texts(
             generator,
@@ -80,7 +74,7 @@ def evaluate_examples(
             generation_config(model, settings),
             batch_size=settings.batch_size,
             on_batch=on_batch,
-            after_batch=add_loss,
+            after_batch=None if loss is None else partial(_add_loss, loss, tokenized),
         )
     metrics = compute_metrics(
         [name for name in metric_names if name != LOSS],
@@ -94,6 +88,12 @@ def evaluate_examples(
     if task == "classification" and labels is not None:
         counts = confusion(predictions, [example.target for example in examples], labels)
     return Evaluation(metrics, predictions, counts, len(examples), time.monotonic() - started)
+
+
+def _add_loss(loss: CrossEntropySum, tokenized: TokenizedSet, rows: list[int], encoded: Any, mask: Tensor) -> None:
+    """A batch's cross entropy, over the encoder's output that its texts were generated from."""
+    labels = padded_labels([tokenized.labels[row] for row in rows])
+    loss.add(labels, encoder_outputs=encoded, attention_mask=mask)
 
 
 def accepted_texts(example: Example) -> Sequence[str]:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from spectune.data.examples import Example
 from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, tokenize_examples
-from spectune.errors import AdapterError
+from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
@@ -102,7 +102,7 @@ def load_adapter(
             warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
             model: PeftModel = PeftModel.from_pretrained(base, source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "its base brings code of its own; load it with trust_remote_code if you trust that"
         raise AdapterError(f"{source} cannot be loaded as an adapter: {reason}") from None
@@ -123,7 +123,3 @@ def _load_tokenizer(source: str, base: str) -> PreTrainedTokenizerBase:
             continue
         return tokenizer
     raise AdapterError(f"neither {source} nor its base {base} holds a tokenizer")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

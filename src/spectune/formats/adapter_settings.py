@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.verbalizer import Verbalizer
-from spectune.errors import AdapterError, DataError, RunError
+from spectune.errors import AdapterError, DataError, RunError, first_line
 from spectune.files import read_json
 from spectune.formats.adapter_files import SETTINGS
 
@@ -48,12 +48,8 @@ class AdapterSettings:
                 base_name=found.get("base_name"),
             )
         except (RunError, DataError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AdapterError(f"{path / SETTINGS} is damaged: {_first_line(error)}") from None
+            raise AdapterError(f"{path / SETTINGS} is damaged: {first_line(error)}") from None
         if settings.dtype not in _PRECISIONS or settings.quantization not in (None, "int8", "nf4"):
             precision = f"{settings.dtype!r}, {settings.quantization!r}"
             raise AdapterError(f"{path / SETTINGS} is damaged: {precision} is no precision of a base")
         return settings
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -28,11 +28,12 @@ before it is fine-tuned. For real work start from a real pre-trained model.
 ## Training
 
 Span corruption only (15 % of the tokens; spans of 3 on average), $tokens tokens in $steps steps of $batch chunks of
-$chunk tokens. Of four batches two ask for the fillings behind their sentinels, one for the whole text with its gaps
-filled, one for the bare filling of a single gap. The embeddings started from counts of which words stand together
-(`spectune.starter.word_vectors`), the attention from weights that lean towards a token's neighbours
-(`spectune.starter.head_start`). AdamW with steps scaled by each parameter's root mean square, peak rate $lr. Cross
-entropy per target token on lines never trained on: **$loss** (a uniform guess has $uniform). The log is in `$log`.
+$chunk tokens. The first $mixed_from steps asked for the fillings behind their sentinels; after them, of four batches
+two did, one asked for the whole text with its gaps filled, one for the bare filling of a single gap. The embeddings
+started from counts of which words stand together (`spectune.starter.word_vectors`), the attention from weights that
+lean towards a token's neighbours (`spectune.starter.head_start`). AdamW with steps scaled by each parameter's root mean
+square, peak rate $lr. Cross entropy per target token on lines never trained on: **$loss** (a uniform guess has
+$uniform). The log is in `$log`.
 
     $command
 
@@ -103,6 +104,7 @@ def _card(
         batch=settings["batch"],
         chunk=settings["chunk"],
         lr=settings["lr"],
+        mixed_from=f"{settings['mixed_from']:,}",
         loss=f"{losses[-1]:.2f}" if losses else "not measured",
         uniform=f"{torch.tensor(float(vocabulary)).log().item():.2f}",
         log=LOG,

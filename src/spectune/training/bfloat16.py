@@ -75,11 +75,17 @@ def _seconds(x: Tensor, weight: Tensor) -> float:
 
 def _facts(device: torch.device) -> dict[str, str]:
     """What the number depends on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": name, "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()}
+    return {
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """The GPU's or the processor's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

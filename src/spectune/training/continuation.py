@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectune.adapter.initialization import Triplets, start_from_triplets
-from spectune.errors import AdapterError, RunError
-from spectune.files import read_json
-from spectune.formats.adapter_files import SETTINGS, WEIGHTS, check_start, read_adapter_config
+from spectune.errors import AdapterError
+from spectune.formats.adapter_files import WEIGHTS, check_start, read_adapter_config
+from spectune.formats.adapter_settings import AdapterSettings
 from spectune.training.model import Adapted
 
 _PREFIX = "base_model.model."
@@ -104,13 +104,6 @@ def _scale(config: dict[str, Any]) -> float:
 
 def _check_same_base(path: Path, digest: str, dtype: str) -> None:
     """For an adapter of ours, which names its base's hash; other precisions have other hashes."""
-    if not (path / SETTINGS).is_file():
-        return
-    try:
-        settings = read_json(path / SETTINGS)
-    except RunError as error:
-        raise AdapterError(str(error)) from None
-    if not isinstance(settings, dict):
-        raise AdapterError(f"{path / SETTINGS} is damaged")
-    if settings.get("dtype") == dtype and settings.get("base_sha256") not in (None, digest):
+    settings = AdapterSettings.read(path)
+    if settings.dtype == dtype and settings.base not in (None, digest):
         raise AdapterError(f"{path} was trained on a base with other weights; name that base, or another adapter")

@@ -21,6 +21,7 @@ from spectune.config import RunConfig
 from spectune.data.tokenization import TokenizedSet
 from spectune.errors import RunError
 from spectune.formats.digests import tokenizer_digest
+from spectune.training.bfloat16 import device_name
 
 _SHAPING = ("spectune", "torch", "transformers", "peft", "numpy")  # a new version of these may round differently
 _PLACES = {"model_name_or_path", "revision", "trust_remote_code"}
@@ -93,10 +94,15 @@ def settings_of(config: RunConfig) -> dict[str, dict[str, Any]]:
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, threads, processes and machine: bit for bit is promised where all are the same."""
     versions = {name: metadata.version(name) for name in _SHAPING}
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     python = ".".join(platform.python_version_tuple()[:2])
     threads = torch.get_num_threads()
-    return {"python": python, **versions, "threads": threads, "processes": 1, "machine": f"{device.type}: {machine}"}
+    return {
+        "python": python,
+        **versions,
+        "threads": threads,
+        "processes": 1,
+        "machine": f"{device.type}: {device_name(device)}",
+    }
 
 
 def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -146,11 +152,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -14,7 +14,7 @@ from spectune.adapter.peft_host import attach
 from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.targets import resolve_targets
 from spectune.config import AdapterConfig, ModelConfig
-from spectune.errors import ModelError
+from spectune.errors import ModelError, first_line
 from spectune.evaluation import bases
 from spectune.training.quantization import check_quantization
 
@@ -41,7 +41,7 @@ def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBas
             location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {_first_line(error)}") from None
+        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {first_line(error)}") from None
     return tokenizer
 
 
@@ -64,7 +64,7 @@ def load_base(location: str, config: ModelConfig, dtype: torch.dtype, device: to
             trust_remote_code=config.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{config.model_name_or_path} cannot be loaded: {_first_line(error)}") from None
+        raise ModelError(f"{config.model_name_or_path} cannot be loaded: {first_line(error)}") from None
 
 
 def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, revision: str | None) -> Adapted:
@@ -100,7 +100,3 @@ def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, 
     engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning)
     trainable, total = model.get_nb_trainable_parameters()
     return Adapted(model, engine, trainable, total, base_bytes)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

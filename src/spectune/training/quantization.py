@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from spectune.errors import ConfigError
+from spectune.errors import ConfigError, first_line
 
 _WIDTH = 64  # of the smallest layer that every kernel of bitsandbytes takes
 
@@ -20,7 +20,7 @@ def check_quantization(kind: str, device: torch.device) -> None:
     try:
         import bitsandbytes
     except Exception as error:  # whatever a broken native library raises
-        raise ConfigError(f"model.quantization {kind}: bitsandbytes cannot be imported ({_reason(error)})") from None
+        raise ConfigError(f"model.quantization {kind}: bitsandbytes cannot be imported ({first_line(error)})") from None
     layers: Any = bitsandbytes.nn
     try:
         layer = (
@@ -32,9 +32,5 @@ def check_quantization(kind: str, device: torch.device) -> None:
         layer.to(device)(inputs).sum().backward()
     except Exception as error:
         raise ConfigError(
-            f"bitsandbytes has no {kind} for this {device.type} ({_reason(error)}); leave model.quantization out"
+            f"bitsandbytes has no {kind} for this {device.type} ({first_line(error)}); leave model.quantization out"
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

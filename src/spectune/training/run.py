@@ -7,6 +7,7 @@ import time
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -177,15 +178,20 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
         stop=stop,
         evaluate=evaluate if session.data.validation else None,
         metric=session.best_metric,
-        fingerprint=run_fingerprint(
-            config,
-            session.outline.schedule,
-            ready.sets,
-            ready.tokenizer,
-            session.base_digest,
-            name_of(session.dtype),
-            session.device,
-        ),
+        fingerprint=_fingerprint(ready),
+    )
+
+
+def _fingerprint(ready: Ready) -> dict[str, Any]:
+    session = ready.session
+    return run_fingerprint(
+        session.config,
+        session.outline.schedule,
+        ready.sets,
+        ready.tokenizer,
+        session.base_digest,
+        name_of(session.dtype),
+        session.device,
     )
 
 

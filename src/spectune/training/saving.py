@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from spectune.errors import RunError
 from spectune.files import circumstance
 from spectune.training.checkpoint import list_checkpoints, load_checkpoint, retain, save_checkpoint
@@ -49,7 +51,7 @@ def save_loop(loop: Loop, *, due: bool = True) -> None:
     path, best = loop.checkpoints / f"step-{step}", loop.progress.best
     try:
         save_checkpoint(path, loop.trained, _state(loop, position), loop.fingerprint)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         refusal = _not_saved(loop, error)
         if refusal is None:
             raise
@@ -85,7 +87,7 @@ def _state(loop: Loop, position: int) -> dict[str, Any]:
     }
 
 
-def _not_saved(loop: Loop, error: Exception) -> RunError | None:
+def _not_saved(loop: Loop, error: OSError | SafetensorError) -> RunError | None:
     root, step = loop.checkpoints.parent, loop.progress.step
     if isinstance(error, FileNotFoundError) and not loop.checkpoints.is_dir():
         return RunError(f"{loop.checkpoints} has vanished; the checkpoint of step {step:,} cannot be written")
