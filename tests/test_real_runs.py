@@ -86,7 +86,7 @@ def test_restaurants_are_described_better_than_any_constant_does(tmp_path: Path,
         "e2e_nlg",
         tmp_path / "run",
         data_root,
-        "train.max_steps=400",
+        "train.max_steps=300",
         "evaluation.max_new_tokens=60",
         *ONE_EVALUATION,
     )

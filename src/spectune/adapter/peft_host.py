@@ -60,24 +60,23 @@ def attach(
     tuner, name, config = _trainable_adapter(model)
     schedule = RankSchedule(**{field: getattr(config, field) for field in RankSchedule.__dataclass_fields__})
     store = _make_store(_adapted_layers(tuner, name), name, config)
-    options = EngineOptions(
-        beta1=config.beta1,
-        beta2=config.beta2,
-        orth_reg_weight=config.orth_reg_weight,
-        penalty=penalty,
-        importance=importance,
-        pruning=pruning,
-    )
+    averaging = {field: getattr(config, field) for field in ("beta1", "beta2", "orth_reg_weight")}
+    options = EngineOptions(**averaging, penalty=penalty, importance=importance, pruning=pruning)
     _keep_weights_trainable(tuner.model)
-    setattr(tuner, BANKS, nn.ModuleDict(store.named_banks()))
+    _house(store, tuner, name)
     banks = {id(bank.rows) for bank in store.banks}
-    for matrix in store.matrices:  # its cast to float32, of a base in lower precision, has made PEFT's scale trainable
-        matrix.layer.ranknum[name].requires_grad_(False)
-    store.realias()
     extra = [p for p in model.parameters() if p.requires_grad and id(p) not in banks]
     engine = AdaLoraEngine(store, schedule, options, extra)
     _change_classes(model, tuner, engine, name)
     return engine
+
+
+def _house(store: TripletStore, tuner: Any, name: str) -> None:
+    """The banks become the tuner's, PEFT's entries aliases of their rows."""
+    setattr(tuner, BANKS, nn.ModuleDict(store.named_banks()))
+    for matrix in store.matrices:  # its cast to float32, of a base in lower precision, has made PEFT's scale trainable
+        matrix.layer.ranknum[name].requires_grad_(False)
+    store.realias()
 
 
 def detach(model: PeftModel) -> PeftModel:

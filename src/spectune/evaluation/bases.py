@@ -6,10 +6,14 @@ The child loads this file by its path, so it imports nothing of spectune.
 from __future__ import annotations
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging as hub_logging
 
 
 def load_base(
@@ -34,13 +38,37 @@ def load_base(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
-    loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(
-        location, revision=revision or "main", dtype=dtype, trust_remote_code=trust_remote_code, **options
-    )
+    with _without_bar():
+        loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(
+            location, revision=revision or "main", dtype=dtype, trust_remote_code=trust_remote_code, **options
+        )
     if quantization is None:
         return cast(PreTrainedModel, loaded.to(device))
     _keep_weights(loaded)
     return cast(PreTrainedModel, loaded)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """transformers' bar over the weights of a model takes a line of its own, for a second; downloads keep theirs."""
+    shown = hub_logging.is_progress_bar_enabled()
+    hub_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hub_logging.enable_progress_bar()
+
+
+@contextmanager
+def without_peft_chatter() -> Iterator[None]:
+    """Without what PEFT warns of while it puts an adapter on, and nobody can act on."""
+    with warnings.catch_warnings():
+        # it asks transformers by a name that will be dropped
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        # it looks for LoRA's kind of rank_pattern in AdaLoRA's, and finds none
+        warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
+        yield
 
 
 def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:

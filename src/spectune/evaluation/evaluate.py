@@ -76,6 +76,18 @@ def evaluate_examples(
             on_batch=on_batch,
             after_batch=None if loss is None else partial(_add_loss, loss, tokenized),
         )
+    return _scored(examples, predictions, metric_names, labels, task, loss, started)
+
+
+def _scored(
+    examples: Sequence[Example],
+    predictions: list[str],
+    metric_names: Sequence[str],
+    labels: Sequence[str] | None,
+    task: str,
+    loss: CrossEntropySum | None,
+    started: float,
+) -> Evaluation:
     metrics = compute_metrics(
         [name for name in metric_names if name != LOSS],
         predictions=predictions,
@@ -84,9 +96,8 @@ def evaluate_examples(
     )
     if loss is not None:
         metrics[LOSS] = Metric(loss.mean(), LOSS_SIGNATURE)
-    counts = None
-    if task == "classification" and labels is not None:
-        counts = confusion(predictions, [example.target for example in examples], labels)
+    targets = [example.target for example in examples]
+    counts = confusion(predictions, targets, labels) if labels is not None and task == "classification" else None
     return Evaluation(metrics, predictions, counts, len(examples), time.monotonic() - started)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from spectune.data.examples import Example
 from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, tokenize_examples
 from spectune.errors import AdapterError, first_line
-from spectune.evaluation.bases import load_base
+from spectune.evaluation.bases import load_base, without_peft_chatter
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
 from spectune.evaluation.metrics import resolve_metrics
@@ -98,8 +97,7 @@ def load_adapter(
             trust_remote_code=trust_remote_code,
         )
         check_base(base, settings.base, source)
-        with warnings.catch_warnings():  # PEFT looks for LoRA's kind of rank_pattern in AdaLoRA's, and finds none
-            warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
+        with without_peft_chatter():
             model: PeftModel = PeftModel.from_pretrained(base, source)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
         reason = first_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -93,8 +92,7 @@ def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, 
         revision=revision,
     )
     base_bytes = sum(parameter.numel() * parameter.element_size() for parameter in base.parameters())
-    with warnings.catch_warnings():  # PEFT asks transformers by a name that it will drop
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+    with bases.without_peft_chatter():
         model = get_peft_model(base, peft_config, adapter_name=config.adapter_name, revision=revision)
     assert isinstance(model, PeftModel)
     engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning)

@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as hub_logging
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
 from spectune.base_model import read_config, skeleton
@@ -64,7 +63,6 @@ def train_run(
     """
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
-    hub_logging.disable_progress_bar()  # a bar of its own for each of a dozen files hides what matters
     with session.paths.taken(resume=bool(resume), overwrite=overwrite) as locked:
         if not locked:
             reporter.warning("this file system has no locks: nothing keeps a second run out of the directory")
