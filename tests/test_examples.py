@@ -32,7 +32,7 @@ def test_example_is_planned(path: Path, tmp_path: Path, monkeypatch: pytest.Monk
         config = load_run_config(path, ["train.max_steps=400", f"model.model_name_or_path={local}"])
     plan = plan_run(config)
     assert plan.schedule.freeze_step == 200
-    assert plan.target_budget == config.adapter.target_r * len(plan.targets)
+    assert plan.target_budget == (config.adapter.target_r or 0) * len(plan.targets)
     assert 0 < plan.parameters.trainable_after_freeze < 0.1 * plan.parameters.total
 
 

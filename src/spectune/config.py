@@ -6,9 +6,11 @@ state of a run is ever written into these objects. `spectune.runfile` reads them
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from spectune.budget import parse_budget
 
 _MOST = 2**31 - 1  # of steps, rows, tokens: beyond, a slip of the keyboard
 PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
@@ -117,8 +119,11 @@ class AdapterConfig(Section):
     """AdaLoRA: PEFT's option names; steps may be given as fractions of the run."""
 
     init_r: Rank = 12
-    target_r: Rank = 8
-    """Average rank per adapted matrix after the freeze."""
+    target_r: Rank | None = 8
+    """Average rank per adapted matrix after the freeze; excludes `budget`."""
+    budget: PositiveInt | Name | None = None
+    """Instead of target_r: the most that the saved weights may take, in bytes (`400kB`) or parameters (`120000`). Ranks
+    then go where a parameter is worth most: a feed-forward triplet costs several attention triplets."""
     tinit: int | float = 0.10
     """Length of the warm-up: a fraction of the run (strictly between 0 and 1) or steps (an integer)."""
     tfinal: int | float = 0.50
@@ -153,13 +158,29 @@ class AdapterConfig(Section):
     call_order: Literal["paper", "peft"] = "paper"
     """Importance before the optimizer's step (the paper) or after it (PEFT's users)."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_budget(cls, values: Any) -> Any:
+        """A budget stands in the place of target_r's default."""
+        if not isinstance(values, dict):
+            return values
+        if values.get("budget") is None:
+            if "target_r" in values and values["target_r"] is None:
+                raise ValueError("target_r is null; give target_r or budget")
+            return values
+        if values.get("target_r") is not None:
+            raise ValueError("give either target_r or budget, not both; target_r: null leaves it to the budget")
+        return values | {"target_r": None}
+
     @model_validator(mode="after")
     def _ranks(self) -> AdapterConfig:
+        if self.budget is not None:
+            parse_budget(self.budget)
         if self.adapter_name in TAKEN_NAMES:
             raise ValueError(
                 f"adapter_name {self.adapter_name} is the name of a method that PEFT's containers have; choose another"
             )
-        if self.init_r < self.target_r:
+        if self.target_r is not None and self.init_r < self.target_r:
             raise ValueError(
                 f"init_r {self.init_r} is below target_r {self.target_r}; give init_r of about 1.5 × target_r"
             )
@@ -172,6 +193,13 @@ class AdapterConfig(Section):
             if isinstance(value, int) and (isinstance(value, bool) or value < 0):
                 raise ValueError(f"{name} {value} must not be negative")
         return self
+
+    @property
+    def target(self) -> str:
+        """What the ranks are cut to, in words."""
+        if self.budget is None:
+            return f"target_r {self.target_r}"
+        return f"budget {self.budget}" + (" parameters" if str(self.budget).isdecimal() else "")
 
     @property
     def resolved_lora_alpha(self) -> int:

@@ -17,7 +17,7 @@ from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError
 from spectune.evaluation.metrics import choose_metrics
 from spectune.formats.adapter_files import check_start
-from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of
+from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of, with_room
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 
 MOST_STEPS = 2**31 - 1
@@ -66,13 +66,15 @@ class Plan:
 
     @property
     def initial_budget(self) -> int:
-        """Triplets at the start."""
-        return self.schedule.init_r * len(self.targets)
+        """Triplets at the start, or their parameters where `adapter.budget` counts those."""
+        room = self.parameters.room
+        return self.schedule.init_r * len(self.targets) if room is None else self.parameters.triplets_at_start
 
     @property
     def target_budget(self) -> int:
-        """Triplets after the freeze."""
-        return self.schedule.target_r * len(self.targets)
+        """What the triplets may take after the freeze, in the same unit."""
+        room = self.parameters.room
+        return self.schedule.target_r * len(self.targets) if room is None else room
 
     def targets_by_role(self) -> dict[str, dict[str, int]]:
         """`count_roles` of the targets."""
@@ -105,7 +107,7 @@ def plan_run(config: RunConfig) -> Plan:
         model=config.model.model_name_or_path,
         architecture=type(model).__name__,
         lengths=outline.lengths,
-        schedule=outline.schedule,
+        schedule=with_room(outline.schedule, parameters.room, parameters.triplets_at_start),
         rate=outline.rate,
         targets=targets,
         parameters=parameters,
@@ -208,7 +210,7 @@ def schedule_of(config: RunConfig, total_step: int) -> RankSchedule:
         tfinal=adapter.tfinal,
         deltaT=adapter.deltaT,
         init_r=adapter.init_r,
-        target_r=adapter.target_r,
+        target_r=adapter.target_r or 1,  # with a budget, `with_room` puts in what that comes to
     )
 
 

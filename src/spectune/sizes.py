@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from spectune.adapter.roles import role_of
+from spectune.adapter.schedule import RankSchedule, check_budget
+from spectune.budget import header_bytes, parse_budget
 from spectune.config import ModelConfig, RunConfig
 from spectune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 _BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
@@ -27,9 +29,15 @@ class Parameters:
     """Parameter counts; those after the freeze are estimates, since importance decides which matrices keep what."""
 
     total: int
+    triplets_at_start: int
+    """Parameters of all triplets."""
+    room: int | None
+    """Parameters that the triplets may have after the freeze, where `adapter.budget` says so."""
     trainable_at_start: int
     trainable_after_freeze: int
     saved: int
+    saved_bytes: int
+    """Of the file of weights, its header included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +70,58 @@ def find_modules(config: RunConfig, model: PreTrainedModel) -> tuple[str, ...]:
 
 def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> Parameters:
     """Numbers in the base, in training at the start, after the freeze, and in the saved adapter."""
-    triplets = [_triplet_size(model.get_submodule(name)) for name in targets]
-    whole = _trained_beside(config, model, targets)
-    after = round(config.adapter.target_r * sum(triplets))
+    triplets = [sum(_shape(model, name)) + 1 for name in targets]
+    whole = sum(_trained_beside(config, model, targets))
+    room = room_of(config, model, targets)
+    after = room if room is not None else (config.adapter.target_r or 0) * sum(triplets)
+    at_start = config.adapter.init_r * sum(triplets)
     return Parameters(
         total=sum(parameter.numel() for parameter in model.parameters()),
-        trainable_at_start=config.adapter.init_r * sum(triplets) + whole,
+        triplets_at_start=at_start,
+        room=room,
+        trainable_at_start=at_start + whole,
         trainable_after_freeze=after + whole,
         saved=after + whole,
+        saved_bytes=header_bytes(_entries(config, model, targets)) + 4 * (after + whole),
     )
 
 
-def _triplet_size(module: nn.Module) -> int:
-    """Numbers in one triplet: a column of P, a row of Q, one λ."""
-    rows, columns = cast("Tensor", module.weight).shape
-    return rows + columns + 1
+def room_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int | None:
+    """Parameters that `adapter.budget` leaves for the triplets, None without one.
+
+    Raises:
+        ConfigError: it holds no triplet, or all of them.
+    """
+    if config.adapter.budget is None:
+        return None
+    rank, costs = config.adapter.init_r, [sum(_shape(model, name)) + 1 for name in targets]
+    budget = parse_budget(config.adapter.budget)
+    room = budget.room(_entries(config, model, targets), _trained_beside(config, model, targets))
+    check_budget(room, initial=rank * sum(costs), cheapest=min(costs), init_r=rank)
+    return room
+
+
+def _entries(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the triplets' tensors in a saved adapter, at init_r."""
+    rank, entries = config.adapter.init_r, {}
+    for name in targets:
+        rows, columns = _shape(model, name)
+        shapes = {"lora_A": (rank, columns), "lora_B": (rows, rank), "lora_E": (rank, 1)}
+        entries |= {f"base_model.model.{name}.{kind}": shape for kind, shape in shapes.items()}
+    return entries
+
+
+def with_room(schedule: RankSchedule, room: int | None, at_start: int) -> RankSchedule:
+    """The schedule with the average rank that a budget comes to, which is what PEFT's configuration can hold."""
+    if room is None:
+        return schedule
+    return replace(schedule, target_r=max(1, round(schedule.init_r * room / at_start)))
+
+
+def _shape(model: PreTrainedModel, name: str) -> tuple[int, int]:
+    """(out features, in features) of a linear map."""
+    rows, columns = cast("Tensor", model.get_submodule(name).weight).shape
+    return rows, columns
 
 
 def _base_bytes(config: ModelConfig, model: PreTrainedModel) -> int:
@@ -93,20 +138,20 @@ def _base_bytes(config: ModelConfig, model: PreTrainedModel) -> int:
     return round((total - quantized) * _BYTES[config.dtype] + quantized * _QUANTIZED_BYTES[config.quantization])
 
 
-def _trained_beside(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int:
-    """Parameters that are trained and saved beside the matrices: whole modules, biases, token embeddings."""
-    return _modules_in_full(config, model) + _biases(config, model, targets) + _tokens(config, model)
+def _trained_beside(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> list[int]:
+    """Sizes of what is trained and saved beside the matrices: whole modules, biases, token embeddings."""
+    return [*_modules_in_full(config, model), *_biases(config, model, targets), *_tokens(config, model)]
 
 
-def _biases(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int:
+def _biases(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> list[int]:
     if config.adapter.bias == "none":
-        return 0
+        return []
     mine = {f"{name}.bias" for name in targets}
     named = [(name, parameter) for name, parameter in model.named_parameters() if "bias" in name]  # PEFT's own rule
-    return sum(parameter.numel() for name, parameter in named if config.adapter.bias == "all" or name in mine)
+    return [parameter.numel() for name, parameter in named if config.adapter.bias == "all" or name in mine]
 
 
-def _tokens(config: RunConfig, model: PreTrainedModel) -> int:
+def _tokens(config: RunConfig, model: PreTrainedModel) -> list[int]:
     tokens = config.adapter.trainable_token_indices or []
     vocabulary, width = cast("Tensor", model.get_input_embeddings().weight).shape
     if tokens and max(tokens) >= vocabulary:
@@ -114,17 +159,16 @@ def _tokens(config: RunConfig, model: PreTrainedModel) -> int:
             f"adapter.trainable_token_indices: {max(tokens)} is no token of {config.model.model_name_or_path}, "
             f"which has 0 to {vocabulary - 1}"
         )
-    return len(set(tokens)) * width
+    return [len(set(tokens)) * width] if tokens else []
 
 
-def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> int:
-    names = config.adapter.modules_to_save or []
-    found = 0
-    for entry in names:
+def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> list[int]:
+    found: list[int] = []
+    for entry in config.adapter.modules_to_save or []:
         modules = [module for name, module in model.named_modules() if name == entry or name.endswith(f".{entry}")]
         if not modules:
             raise ConfigError(f"adapter.modules_to_save: {entry!r} is no module of {config.model.model_name_or_path}")
-        found += sum(parameter.numel() for module in modules for parameter in module.parameters())
+        found += [parameter.numel() for module in modules for parameter in module.parameters()]
     return found
 
 

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
-from tests.adapter.tiny import FREEZE, OPTIMIZERS, SCHEDULE, adapted, base, batch, hosted, load_plain, steps_of_peft
+from tests.adapter.tiny import (
+    FREEZE,
+    OPTIMIZERS,
+    SCHEDULE,
+    adapted,
+    base,
+    batch,
+    hosted,
+    load_plain,
+    logits,
+    reload,
+    steps_of_paper,
+    steps_of_peft,
+)
 from torch import nn
 
 from spectune.adapter.peft_host import attach, detach
@@ -61,6 +75,87 @@ def test_steps_that_repeat_or_go_back(call: str, second: int) -> None:
     with pytest.raises(AdapterError, match=f"step {second} after step 3: count optimizer steps from 1"):
         getattr(engine, call)(second)
     getattr(engine, call)(4)
+
+
+@pytest.mark.parametrize("call", ["reallocate", "update_and_allocate"])
+def test_skipped_steps_end_at_the_target(call: str) -> None:
+    """Allocations fall on even steps here; a loop that calls only on odd ones skips them all, but for the freeze."""
+    model, engine = hosted("t5", penalty="step")
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    for step in range(1, FREEZE + 4, 2):
+        model(**batch(step)).loss.backward()
+        optimizer.step()
+        getattr(engine, call)(step)
+        optimizer.zero_grad()
+        if step < FREEZE:
+            assert set(engine.ranks().values()) == {engine.schedule.init_r}
+    assert engine.frozen
+    assert sum(engine.ranks().values()) == engine.target_budget
+
+
+@pytest.mark.parametrize("call", ["reallocate", "update_and_allocate"])
+def test_steps_beyond_the_schedule(call: str) -> None:
+    """The first call beyond it freezes, those after it change nothing."""
+    _, engine = hosted("t5")
+    total = engine.schedule.total_step
+    getattr(engine, call)(total + 5)
+    assert engine.frozen
+    ranks = engine.ranks()
+    assert sum(ranks.values()) == engine.target_budget
+    getattr(engine, call)(total + 100)
+    assert engine.ranks() == ranks
+
+
+def test_a_run_that_never_calls_the_allocator(tmp_path: Path) -> None:
+    """It trains at full rank, and saves what it has."""
+    model, engine = hosted("t5", spread=0.2)
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    for step in range(1, 4):
+        model(**batch(step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert set(engine.ranks().values()) == {engine.schedule.init_r}
+    plain = reload(model, tmp_path, "t5")
+    torch.testing.assert_close(logits(plain), logits(model.eval()), rtol=0, atol=1e-5)
+
+
+def test_an_optimizer_made_before_attach() -> None:
+    """It holds tensors that nothing uses any more, so it would train nothing without a word."""
+    model = adapted(base("t5"))
+    early = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    attach(model)
+    model(**batch(1)).loss.backward()
+    early.step()
+    with pytest.warns(
+        UserWarning, match=r"an optimizer made too early, which trains nothing; make it after attach\(\)"
+    ):
+        model.base_model.update_and_allocate(1)
+    model.base_model.update_and_allocate(2)  # said once
+    copy.deepcopy(model).base_model.update_and_allocate(3)
+
+
+def test_moved_after_attach() -> None:
+    """To another device (the one without memory stands for a GPU): all that the engine holds goes along."""
+    model, engine = hosted("t5", penalty="step")
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_paper(model, engine, optimizer, range(1, 9))
+    assert engine.averages is not None
+    model.to("meta")
+    assert engine.keep is not None
+    held = [*engine.parameters(), engine.keep, *engine.averages.sensitivity, *engine.averages.uncertainty]
+    held += [bank.triplets for bank in engine.store.banks]
+    held += [
+        tensor
+        for layout in engine.store.penalty_frames
+        for tensor in vars(layout).values()
+        if tensor is not None and isinstance(tensor, torch.Tensor)
+    ]
+    assert {tensor.device.type for tensor in held} == {"meta"}
+    for parameter in engine.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    engine.observe()
+    assert engine.reallocate(10) is not None
+    assert engine.keep.device.type == "meta"
 
 
 def test_compaction_before_the_freeze() -> None:

@@ -94,7 +94,7 @@ def adapted(model: Any, name: str = "default", spread: float = 0.0, **changes: A
 
 def hosted(family: str, *, spread: float = 0.0, layers: int = 1, **changes: Any) -> tuple[Any, AdaLoraEngine]:
     """An attached model; options of `attach` and of AdaLoRA mixed."""
-    ours = {key: changes.pop(key) for key in ("penalty", "importance", "pruning") if key in changes}
+    ours = {key: changes.pop(key) for key in ("penalty", "importance", "pruning", "budget") if key in changes}
     model = adapted(base(family, layers), spread=spread, **changes)
     return model, attach(model, **ours)
 

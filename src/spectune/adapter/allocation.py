@@ -19,14 +19,36 @@ def survivors(scores: Tensor, count: int, candidates: Tensor | None = None) -> T
     Returns:
         (n,) bool with exactly min(count, n) true entries.
     """
-    ranked = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    if candidates is not None:
-        ranked = ranked.masked_fill(~candidates, -torch.inf)
-        # a candidate with a NaN score still comes before a triplet that is no candidate
-        order = torch.argsort(ranked, descending=True, stable=True)
-        order = order[torch.argsort((~candidates[order]).to(torch.uint8), stable=True)]
-    else:
-        order = torch.argsort(ranked, descending=True, stable=True)
     keep = torch.zeros_like(scores, dtype=torch.bool)
-    keep[order[:count]] = True
+    keep[_ranking(scores, candidates)[:count]] = True
     return keep
+
+
+def affordable(scores: Tensor, costs: Tensor, budget: int, candidates: Tensor | None = None) -> Tensor:
+    """The triplets that come first by score per parameter, as many as the budget pays for, as a mask.
+
+    Greedy for a knapsack whose pieces are small against it; ties and NaN as in `survivors`.
+
+    Args:
+        scores: (n,).
+        costs: (n,) int64, parameters of each triplet.
+        budget: parameters that the survivors may have together.
+        candidates: (n,) bool; others are not chosen. None: all.
+
+    Returns:
+        (n,) bool. The costs of its true entries sum to at most `budget`; with the next in order they would exceed it.
+    """
+    order = _ranking(scores / costs, candidates)
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    keep[order] = costs[order].cumsum(0) <= budget
+    return keep if candidates is None else keep & candidates
+
+
+def _ranking(scores: Tensor, candidates: Tensor | None) -> Tensor:
+    """Numbers of all triplets, the best first."""
+    ranked = scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    if candidates is None:
+        return torch.argsort(ranked, descending=True, stable=True)
+    # a candidate with a NaN score still comes before a triplet that is no candidate
+    order = torch.argsort(ranked.masked_fill(~candidates, -torch.inf), descending=True, stable=True)
+    return order[torch.argsort((~candidates[order]).to(torch.uint8), stable=True)]

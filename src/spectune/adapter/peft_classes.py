@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors, adapted_linear, added
 from spectune.adapter.peft_entries import sync_rank_pattern
 from spectune.errors import AdapterError
@@ -84,6 +85,7 @@ class HostedTuner:
     engine: AdaLoraEngine
     hosted_adapter: str
     host_hooks: list[Any]
+    former_tensors: FormerTensors
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's output; in training mode the loss includes the penalty, in evaluation mode it does not."""
@@ -110,6 +112,7 @@ class HostedTuner:
 
     def update_and_allocate(self, global_step: int) -> None:
         """PEFT's call, after `optimizer.step()` and before `zero_grad()`."""
+        self.former_tensors.warn_if_held()
         self.engine.update_and_allocate(global_step)
 
     def set_adapter(self, adapter_name: Any, inference_mode: bool = False) -> None:

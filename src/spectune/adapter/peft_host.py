@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from spectune.adapter.bank import Bank
 from spectune.adapter.engine import AdaLoraEngine, EngineOptions
+from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors
 from spectune.adapter.peft_classes import (
     HostedLayer,
@@ -40,6 +41,7 @@ def attach(
     penalty: Literal["loss", "step"] = "loss",
     importance: Literal["elementwise", "triplet"] = "elementwise",
     pruning: Literal["revivable", "permanent"] = "revivable",
+    budget: int | None = None,
 ) -> AdaLoraEngine:
     """Replace PEFT's AdaLoRA inside `model`, in place, by the engine.
 
@@ -52,16 +54,18 @@ def attach(
             `engine.add_orthogonality_gradient()`.
         importance: "elementwise" (the paper) or "triplet", |λ · ∂L/∂λ|.
         pruning: "revivable" (the paper) or "permanent".
+        budget: parameters that the triplets may have after the freeze, in place of the config's target_r; ranks then
+            go where a parameter is worth most.
 
     Raises:
         AdapterError: no AdaLoRA adapter, none that is trainable, attached already, or a convolution.
-        ConfigError: a schedule that never reaches its target.
+        ConfigError: a schedule that never reaches its target, or a budget that holds nothing or everything.
     """
     tuner, name, config = _trainable_adapter(model)
     schedule = RankSchedule(**{field: getattr(config, field) for field in RankSchedule.__dataclass_fields__})
     store = _make_store(_adapted_layers(tuner, name), name, config)
     averaging = {field: getattr(config, field) for field in ("beta1", "beta2", "orth_reg_weight")}
-    options = EngineOptions(**averaging, penalty=penalty, importance=importance, pruning=pruning)
+    options = EngineOptions(**averaging, penalty=penalty, importance=importance, pruning=pruning, budget=budget)
     _keep_weights_trainable(tuner.model)
     _house(store, tuner, name)
     banks = {id(bank.rows) for bank in store.banks}
@@ -76,6 +80,9 @@ def _house(store: TripletStore, tuner: Any, name: str) -> None:
     setattr(tuner, BANKS, nn.ModuleDict(store.named_banks()))
     for matrix in store.matrices:  # its cast to float32, of a base in lower precision, has made PEFT's scale trainable
         matrix.layer.ranknum[name].requires_grad_(False)
+    tuner.former_tensors = FormerTensors(
+        getattr(matrix.layer, kind)[name] for matrix in store.matrices for kind in ("lora_A", "lora_B", "lora_E")
+    )
     store.realias()
 
 
@@ -97,7 +104,7 @@ def detach(model: PeftModel) -> PeftModel:
     for hook in tuner.host_hooks:
         hook.remove()
     delattr(tuner, BANKS)
-    del tuner.engine, tuner.hosted_adapter, tuner.host_hooks
+    del tuner.engine, tuner.hosted_adapter, tuner.host_hooks, tuner.former_tensors
     tuner.__class__ = plain_class(tuner)
     model.__class__ = plain_class(model)
     host = cast(Any, tuner)

@@ -112,6 +112,30 @@ def resolve_schedule(
     )
 
 
+def check_budget(budget: int, *, initial: int, cheapest: int, init_r: int) -> None:
+    """Refuse a budget in parameters that holds nothing, or all there is to start with.
+
+    Args:
+        budget: parameters that the triplets may have after the freeze.
+        initial: parameters of all triplets at the start.
+        cheapest: parameters of the smallest triplet.
+        init_r: rank of every matrix at the start.
+
+    Raises:
+        ConfigError: it says what to change.
+    """
+    if budget < cheapest:
+        raise ConfigError(
+            f"the budget leaves {max(budget, 0):,} parameters for the triplets, and the smallest has {cheapest:,}; "
+            "raise it, or adapt fewer matrices (target_modules)"
+        )
+    if budget >= initial:
+        raise ConfigError(
+            f"the budget has room for {budget:,} parameters, and init_r {init_r} gives {initial:,} to start with: no "
+            "rank would move; raise init_r or lower the budget"
+        )
+
+
 def _in_steps(name: str, value: int | float, total_step: int) -> int:
     if isinstance(value, bool) or (isinstance(value, float) and not 0.0 < value < 1.0):
         raise ConfigError(f"{name} {value} is neither a fraction strictly between 0 and 1 nor a whole number of steps")

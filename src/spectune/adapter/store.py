@@ -78,6 +78,14 @@ class TripletStore:
                 named[name if name not in named else f"{name}_{len(named)}"] = bank
         return named
 
+    def costs(self) -> list[int]:
+        """Parameters of one triplet of each matrix: a column of P, a row of Q and λ."""
+        costs = [1] * len(self.matrices)
+        for bank in self.sides:
+            for member in bank.members:
+                costs[member] += bank.rows.shape[1]
+        return costs
+
     def by_matrix(self, flat: list[bool]) -> list[list[bool]]:
         """Cut a list over triplets into one list per matrix."""
         rest = iter(flat)

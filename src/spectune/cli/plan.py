@@ -35,7 +35,7 @@ def _lines(config: RunConfig, plan: Plan) -> Iterator[str]:
         yield f"{'data' if position == 0 else '':10} {line}"
     yield f"run        {_length(config, plan)}"
     yield ""
-    yield from _schedule_lines(plan)
+    yield from _schedule_lines(config, plan)
     yield ""
     yield f"learning rate ({plan.rate.kind}, peak {plan.rate.peak:.3g} at step {max(plan.rate.warmup_steps, 1):,})"
     for name, step in _boundaries(plan):
@@ -65,14 +65,15 @@ def _length(config: RunConfig, plan: Plan) -> str:
     )
 
 
-def _schedule_lines(plan: Plan) -> Iterator[str]:
+def _schedule_lines(config: RunConfig, plan: Plan) -> Iterator[str]:
     schedule = plan.schedule
     start, target = plan.initial_budget, plan.target_budget
+    counted = "triplets (rank over all matrices)" if plan.parameters.room is None else "parameters of all triplets"
     yield (
-        f"schedule   init_r {schedule.init_r} → target_r {schedule.target_r}, tinit {schedule.tinit:,}, "
+        f"schedule   init_r {schedule.init_r} → {config.adapter.target}, tinit {schedule.tinit:,}, "
         f"freeze_step {schedule.freeze_step:,}, tfinal {schedule.tfinal:,}, deltaT {schedule.deltaT:,}"
     )
-    yield f"  {'phase':<9} {'steps':>17}  triplets (rank over all matrices)"
+    yield f"  {'phase':<9} {'steps':>17}  {counted}"
     for phase, (first, last) in schedule.phases().items():
         at_start = start if phase != "frozen" else target
         at_end = schedule.budget(last, start, target)
@@ -99,7 +100,7 @@ def _size_lines(plan: Plan) -> Iterator[str]:
     start, after = counts.trainable_at_start, counts.trainable_after_freeze
     yield f"  {start:>12,}  trainable at the start ({_percent(start, counts.total)})"
     yield f"  {after:>12,}  after the freeze, about ({_percent(after, counts.total)})"
-    yield f"  {_size(4 * counts.saved):>12}  adapter file, about"
+    yield f"  {_size(counts.saved_bytes):>12}  adapter file, about"
     yield f"memory     {_size(memory.total)} while training, an estimate at full batch and length"
     yield f"  {_size(memory.base):>12}  base weights"
     yield f"  {_size(memory.adapter):>12}  adapter, gradients, optimizer, importance"

@@ -50,9 +50,9 @@ class CardFacts:
     rank_summary: Sequence[Mapping[str, Any]] = ()
     """Records of `report.tables.role_summary`: group, matrices, total, mean, min, max."""
     budget: int | None = None
-    """Triplets that survive: target_r times the number of adapted matrices."""
+    """Triplets that survive."""
     init_r: int | None = None
-    target_r: int | None = None
+    target_r: float | None = None
     trainable_parameters: int | None = None
     total_parameters: int | None = None
     adapter_bytes: int | None = None
@@ -149,7 +149,7 @@ def _ranks(facts: CardFacts) -> str:
         kept = f", {facts.budget:,} rank-one terms in all" if facts.budget is not None else ""
         steps = f" over {facts.total_steps:,} steps" if facts.total_steps is not None else ""
         parts.append(
-            f"Rank {facts.init_r} per matrix at the start, {facts.target_r} on average at the end{kept}{steps}."
+            f"Rank {facts.init_r} per matrix at the start, {facts.target_r:.3g} on average at the end{kept}{steps}."
         )
     rows = [
         [

@@ -193,6 +193,11 @@ def _summary(
         "reload_identical": proof.identical,
         "reload": asdict(proof),
         "ranks": engine.ranks(),
+        "budget": {
+            "target": engine.target_budget,
+            "unit": "triplets" if engine.options.budget is None else "parameters",
+            "spent": engine.spent(),
+        },
         "parameters": parameters,
         "phases": loop.losses.summary(),
         "timings": {name: round(seconds, 3) for name, seconds in session.timings.items()},

@@ -134,14 +134,16 @@ class Loop:
         assert engine.threshold is not None
         self.allocations.append((step, budget, engine.keep, engine.threshold))
         in_memory = len(engine.keep)
-        permanent = self.config.adapter.pruning == "permanent" and in_memory - budget >= WORTH_COMPACTING * in_memory
+        dead = 1 - budget / engine.cost_in_memory()
+        permanent = self.config.adapter.pruning == "permanent" and dead >= WORTH_COMPACTING
         if self.config.adapter.call_order == "paper" and (engine.frozen or permanent):
             self._write_allocations()  # while the masks still fit the triplets in memory
             removed = engine.compact(self.trained.optimizer)
             self.journal.write("compaction", step, removed=removed, left=in_memory - removed)
             if engine.frozen:
-                dead = engine.initial_budget - budget
-                self.reporter.line(f"frozen at {budget:,} triplets; {dead:,} dead ones removed from memory")
+                left = len(engine.store.values.rows)
+                gone = engine.initial_triplets - left
+                self.reporter.line(f"frozen at {left:,} triplets; {gone:,} dead ones removed from memory")
 
     def _write_allocations(self) -> None:
         store = self.trained.engine.store
@@ -174,7 +176,8 @@ class Loop:
         engine = self.trained.engine
         phase = engine.schedule.phase(step)
         self.losses.add(phase, loss)
-        live = engine.initial_budget if engine.keep is None else int(engine.keep.sum())
+        live = engine.initial_triplets if engine.keep is None else int(engine.keep.sum())
+        spent = engine.spent()
         speed = pace.tokens_per_second()
         self.journal.write(
             "step",
@@ -185,15 +188,22 @@ class Loop:
             penalty=penalty,
             learning_rate=self.rate.at(step),
             live=live,
+            spent=spent,
             tokens_per_second=round(speed, 1),
             skipped=self.progress.skipped,
         )
         shown = self.config.train.logging_steps * max(1, engine.schedule.total_step // 200)
         self.reporter.live(
             f"step {step:,}/{engine.schedule.total_step:,}  {phase}  loss {loss:.4f}  penalty {penalty:.4f}  "
-            f"rank {live:,} of {engine.target_budget:,}  {speed:,.0f} tokens/s  {pace.left(step)} left",
+            f"rank {self._spending(live, spent)}  {speed:,.0f} tokens/s  {pace.left(step)} left",
             permanent=step % shown == 0 or step == engine.schedule.total_step,
         )
+
+    def _spending(self, live: int, spent: int) -> str:
+        target = self.trained.engine.target_budget
+        if self.trained.engine.options.budget is None:
+            return f"{live:,} of {target:,}"
+        return f"{live:,}, {spent:,} of {target:,} parameters"
 
     def _count_skips(self, skipped: list[bool]) -> None:
         for skip in skipped:

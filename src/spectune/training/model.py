@@ -66,8 +66,21 @@ def load_base(location: str, config: ModelConfig, dtype: torch.dtype, device: to
         raise ModelError(f"{config.model_name_or_path} cannot be loaded: {first_line(error)}") from None
 
 
-def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, revision: str | None) -> Adapted:
+def adapt(
+    base: PreTrainedModel,
+    config: AdapterConfig,
+    schedule: RankSchedule,
+    revision: str | None,
+    room: int | None = None,
+) -> Adapted:
     """Inject PEFT's AdaLoRA and attach the engine, for a loop that adds the penalty itself.
+
+    Args:
+        base: the base model.
+        config: the run's section.
+        schedule: the resolved schedule.
+        revision: of the base, on the hub; written into the adapter's configuration.
+        room: parameters that the triplets may have after the freeze (`sizes.room_of`).
 
     Raises:
         ConfigError: a target that matches nothing.
@@ -95,6 +108,6 @@ def adapt(base: PreTrainedModel, config: AdapterConfig, schedule: RankSchedule, 
     with bases.without_peft_chatter():
         model = get_peft_model(base, peft_config, adapter_name=config.adapter_name, revision=revision)
     assert isinstance(model, PeftModel)
-    engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning)
+    engine = attach(model, penalty="step", importance=config.importance, pruning=config.pruning, budget=room)
     trainable, total = model.get_nb_trainable_parameters()
     return Adapted(model, engine, trainable, total, base_bytes)

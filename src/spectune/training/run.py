@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from spectune.files import write_text
 from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
-from spectune.sizes import find_modules
+from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype
@@ -63,6 +64,7 @@ def train_run(
     """
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
+    _fit_budget(session)
     with session.paths.taken(resume=bool(resume), overwrite=overwrite) as locked:
         if not locked:
             reporter.warning("this file system has no locks: nothing keeps a second run out of the directory")
@@ -116,6 +118,16 @@ def _splits(data: PreparedData) -> dict[str, list[Example]]:
     return {name: examples for name, examples in named.items() if examples}
 
 
+def _fit_budget(session: Session) -> None:
+    """Names that match nothing and a budget that cannot be met are found on the skeleton, before weights are read."""
+    config, outline = session.config, session.outline
+    model = skeleton(config.model)
+    parameters = parameters_of(config, model, find_modules(config, model))
+    session.room = parameters.room
+    schedule = with_room(outline.schedule, parameters.room, parameters.triplets_at_start)
+    session.outline = replace(outline, schedule=schedule)
+
+
 def _load_and_adapt(session: Session) -> Adapted:
     session.reporter.heading(3)
     config, started = session.config, time.monotonic()
@@ -125,12 +137,11 @@ def _load_and_adapt(session: Session) -> Adapted:
     base_config = read_config(config.model)
     for line in check_lengths(config.data, base_config):
         session.reporter.warning(line)
-    find_modules(config, skeleton(config.model))  # a name that matches nothing is found before weights are read
     session.dtype, reason = choose_dtype(config, base_config.model_type, session.device)
     base = load_base(session.outline.base, config.model, session.dtype, session.device)
     session.base_digest = weights_digest(base)
     _seed(config.train.seed)
-    adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision)
+    adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
     if config.train.gradient_checkpointing:
         adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     session.timings["load"] = time.monotonic() - started

@@ -32,6 +32,8 @@ class Session:
     reporter: Reporter
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    room: int | None = None
+    """Parameters that the triplets may have after the freeze, where `adapter.budget` says so."""
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
     timings: dict[str, float] = field(default_factory=dict)

@@ -45,7 +45,7 @@ def show_schedule(session: Session) -> None:
     adapter = session.config.adapter
     session.reporter.line(
         f"{schedule.total_step:,} optimizer steps of {train.per_device_train_batch_size} × "
-        f"{train.gradient_accumulation_steps} rows; init_r {schedule.init_r}, target_r {schedule.target_r}, "
+        f"{train.gradient_accumulation_steps} rows; init_r {schedule.init_r}, {adapter.target}, "
         f"lora_alpha {adapter.resolved_lora_alpha}, an allocation every {schedule.deltaT} steps (deltaT)"
     )
     for phase, (first, last) in schedule.phases().items():
@@ -65,7 +65,7 @@ def show_adapted(session: Session, adapted: Adapted, reason: str) -> None:
     held = name_of(session.dtype) if quantized is None else f"{quantized}, the rest in {name_of(session.dtype)}"
     session.reporter.line(f"{kind} on {session.device.type}, weights in {held} ({reason})")
     session.reporter.line(f"trainable {adapted.trainable:,} of {adapted.total:,} parameters ({share:.2%})")
-    session.reporter.line(f"{len(names)} matrices adapted, {adapted.engine.initial_budget:,} triplets to start with")
+    session.reporter.line(f"{len(names)} matrices adapted, {adapted.engine.initial_triplets:,} triplets to start with")
     for block, roles in count_roles(names).items():
         session.reporter.line(f"   {block}: {', '.join(f'{role} × {count}' for role, count in roles.items())}")
 
