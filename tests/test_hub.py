@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
+from peft import AdaLoraConfig
 
 from spectune.base_model import locate_model
 from spectune.config import ModelConfig
@@ -70,8 +71,9 @@ def test_an_adapter_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_an_adapter_of_the_hub_brings_its_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / name).write_text("{}", encoding="utf-8")
+    config = AdaLoraConfig(task_type="SEQ_2_SEQ_LM", base_model_name_or_path="base", target_modules=["q"], total_step=9)
+    config.save_pretrained(str(tmp_path))
+    (tmp_path / "adapter_model.safetensors").touch()
     (tmp_path / "spectune.json").write_text(
         '{"version": 1, "task": "classification", "data": {"train_file": "t.csv", "source_prefix": "p: "},'
         ' "labels": {"version": 1, "words": {"0": "bad", "1": "good"}}, "evaluation": {"num_beams": 3},'

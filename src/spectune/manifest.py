@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,8 +43,11 @@ def write_manifest(directory: Path, fingerprint: Mapping[str, Any] | None = None
     write_json(directory / MANIFEST, content | {_OWN_HASH: _own_hash(content)})
 
 
-def verify_manifest(directory: Path) -> dict[str, Any]:
+def verify_manifest(directory: Path, *, free: Collection[str] = ()) -> dict[str, Any]:
     """Compare every file with the manifest, and return it.
+
+    Args:
+        free: names of files that a person may change or remove.
 
     Raises:
         RunError: no manifest, a damaged one, another format, or a file that is missing, unreadable or different; says
@@ -53,6 +56,8 @@ def verify_manifest(directory: Path) -> dict[str, Any]:
     manifest = read_manifest(directory)
     for name, entry in manifest["files"].items():
         path = directory / name
+        if name in free:
+            continue
         if not path.is_file():
             raise RunError(f"{path} is missing")
         try:

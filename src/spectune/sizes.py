@@ -103,7 +103,8 @@ def room_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...])
 
 def _entries(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the triplets' tensors in a saved adapter, at init_r."""
-    rank, entries = config.adapter.init_r, {}
+    rank = config.adapter.init_r
+    entries: dict[str, tuple[int, ...]] = {}
     for name in targets:
         rows, columns = _shape(model, name)
         shapes = {"lora_A": (rank, columns), "lora_B": (rows, rank), "lora_E": (rank, 1)}

@@ -23,6 +23,7 @@ from tests.torture.faults import fault_runs
 from tests.torture.fidelity import save_at_every_step
 from tests.torture.interruptions import signal_runs
 from tests.torture.kills import kill_runs
+from tests.torture.mutants import mutant_runs
 from tests.torture.points import INTERVALS, KINDS, double_interruptions, resume_at, saving_leaves_no_trace
 from tests.torture.poison import POISONS, poisoned_runs
 from tests.torture.world import STEPS, World, make_world
@@ -85,8 +86,13 @@ def fidelity(world: World, place: Path, scale: float) -> Report:
     }
 
 
+def mutants(world: World, place: Path, scale: float) -> Report:
+    """Rotten bytes in checkpoints and adapters."""
+    return vars(mutant_runs(world, place, max(50, round(1000 * scale)), seed=1000))
+
+
 PARTS: dict[str, Callable[[World, Path, float], Report]] = {
-    part.__name__: part for part in (resume, twice, kills, faults, signals, poison, fidelity)
+    part.__name__: part for part in (resume, twice, kills, faults, signals, poison, fidelity, mutants)
 }
 
 
@@ -98,13 +104,15 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, Any] = {"command": "make torture", "date": time.strftime("%Y-%m-%d"), "scale": options.scale}
-    report |= {"machine": _machine(), "parts": {}}
+    report: dict[str, Any] = {"command": "make torture", "machine": _machine(), "parts": {}}
+    if len(options.only) < len(PARTS) and options.output.exists():  # the other parts keep what they found
+        report["parts"] = json.loads(options.output.read_text("utf-8"))["parts"]
     with tempfile.TemporaryDirectory(prefix="spectune-torture-") as scratch:
         world = make_world(_own(Path(scratch), "world"))
         for name in options.only:
             started = time.monotonic()
             found = PARTS[name](world, _own(Path(scratch), name), options.scale)
+            found |= {"date": time.strftime("%Y-%m-%d"), "scale": options.scale}
             found |= {"seconds": round(time.monotonic() - started)}
             report["parts"][name] = found
             print(f"{name}: {json.dumps(found, default=str)}", flush=True)

@@ -13,12 +13,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from spectune.data.examples import Example
 from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, tokenize_examples
-from spectune.errors import AdapterError, first_line
+from spectune.errors import AdapterError, UserError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
 from spectune.evaluation.metrics import resolve_metrics
+from spectune.formats.adapter_files import WEIGHTS, read_adapter_config
 from spectune.formats.adapter_settings import AdapterSettings
+from spectune.formats.adapter_tensors import check_fit, check_loaded, check_tensors, read_tensors
 from spectune.formats.digests import check_base
 from spectune.starter.bundle import model_directory
 
@@ -84,7 +86,9 @@ def load_adapter(
     Raises:
         AdapterError: weights that do not fit, or a base that cannot be resolved.
     """
-    source = str(path)
+    source, weights = str(path), path / WEIGHTS
+    raw, tensors = read_adapter_config(path), read_tensors(weights)
+    check_tensors(weights, raw, tensors)
     try:
         config = PeftConfig.from_pretrained(source)
         name = _base_of(config, settings)
@@ -97,9 +101,13 @@ def load_adapter(
             trust_remote_code=trust_remote_code,
         )
         check_base(base, settings.base, source)
+        check_fit(weights, raw, tensors, base)
         with without_peft_chatter():
             model: PeftModel = PeftModel.from_pretrained(base, source)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        check_loaded(weights, tensors, model, "default")
+    except UserError:
+        raise
+    except Exception as error:  # what libraries raise over a stranger's file has many kinds; each of them is its fault
         reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "its base brings code of its own; load it with trust_remote_code if you trust that"

@@ -12,12 +12,19 @@ from typing import Any
 
 from spectune.errors import AdapterError, ConfigError, RunError
 from spectune.files import read_json
+from spectune.formats.adapter_config import check_config, kept_ranks
 from spectune.hub import hub_trouble
 from spectune.manifest import MANIFEST, verify_manifest
 
 CONFIG, WEIGHTS, SETTINGS = "adapter_config.json", "adapter_model.safetensors", "spectune.json"
+DOCUMENTS = ("README.md",)
+"""What people read and programs do not: it may be edited."""
 _HUB_ID = re.compile(r"\w[\w.\-]*/\w[\w.\-]*")
 _PICKLE = "adapter_model.bin"
+_READ_BY_LOADERS = re.compile(
+    r"adapter_(model|config)\..+|(special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|config"
+    r"|generation_config|spectune)\.json|merges\.txt|vocab\.txt|.+\.(model|spm|jinja|py|bin)"
+)
 _WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "README.md"]  # of a hub repository: no pickles, no code
 
 
@@ -67,12 +74,7 @@ def check_start(location: str, init_r: int) -> Path:
     """
     path = locate_adapter(location)
     config = read_adapter_config(path)
-    if config["peft_type"] != "ADALORA":
-        raise AdapterError(
-            f"adapter.init_from {location} is a {config['peft_type']} adapter; it takes AdaLoRA adapters"
-        )
-    ranks = [sum(map(bool, slots)) for slots in (config.get("rank_pattern") or {}).values()]
-    largest = max(ranks, default=config.get("init_r") or 0)
+    largest = max((kept_ranks(config) or {"": config["init_r"]}).values())
     if largest > init_r:
         raise ConfigError(
             f"adapter.init_r {init_r} is below the largest rank of {location}, which is {largest}; "
@@ -92,10 +94,21 @@ def _check(path: Path) -> None:
             )
         raise AdapterError(f"{path} holds no {WEIGHTS}")
     if (path / MANIFEST).is_file():
-        try:
-            verify_manifest(path)
-        except RunError as error:
-            raise AdapterError(str(error)) from None
+        _check_manifest(path)
+    check_config(path / CONFIG, read_adapter_config(path))
+
+
+def _check_manifest(path: Path) -> None:
+    """All that shapes an output is as it was written, and nothing else lies there that a loader would read."""
+    try:
+        known = verify_manifest(path, free=DOCUMENTS)["files"]
+    except RunError as error:
+        raise AdapterError(
+            f"{error}; copy or download the adapter again, or delete {MANIFEST} if you changed it yourself"
+        ) from None
+    for name in sorted(entry.name for entry in path.iterdir()):
+        if name != MANIFEST and name not in known and _READ_BY_LOADERS.fullmatch(name):
+            raise AdapterError(f"{path} holds {name}, which its {MANIFEST} does not know and a loader reads; remove it")
 
 
 def _download(location: str, revision: str | None) -> Path:

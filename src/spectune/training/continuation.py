@@ -6,23 +6,18 @@ starts from the finished function, and the rank is distributed anew; PEFT would 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from spectune.adapter.initialization import Triplets, start_from_triplets
 from spectune.errors import AdapterError
 from spectune.formats.adapter_files import WEIGHTS, check_start, read_adapter_config
 from spectune.formats.adapter_settings import AdapterSettings
+from spectune.formats.adapter_tensors import check_tensors, read_tensors, split_entries
 from spectune.training.model import Adapted
-
-_PREFIX = "base_model.model."
-_ENTRY = re.compile(r"(?P<matrix>.+)\.lora_(?P<kind>[AEB])")
 
 
 def start_from_adapter(adapted: Adapted, location: str, base_digest: str, dtype: str) -> int:
@@ -35,8 +30,13 @@ def start_from_adapter(adapted: Adapted, location: str, base_digest: str, dtype:
     store = adapted.engine.store
     path = check_start(location, adapted.engine.schedule.init_r)
     _check_same_base(path, base_digest, dtype)
-    config, tensors = read_adapter_config(path), _read(path)
-    triplets, rest = _sort(path, tensors)
+    config, tensors = read_adapter_config(path), read_tensors(path / WEIGHTS)
+    check_tensors(path / WEIGHTS, config, tensors)
+    entries, rest = split_entries(tensors)
+    triplets = {
+        name: Triplets(kinds["E"].float().flatten(), kinds["A"].float(), kinds["B"].float().t())
+        for name, kinds in entries.items()
+    }
     widths = {matrix.name: (matrix.layer.in_features, matrix.layer.out_features) for matrix in store.matrices}
     for name, one in triplets.items():
         if name not in widths:
@@ -44,41 +44,9 @@ def start_from_adapter(adapted: Adapted, location: str, base_digest: str, dtype:
         shape = (one.queries.shape[1], one.outputs.shape[1])
         if shape != widths[name]:
             raise AdapterError(f"{path} is of another base: {name} is {shape} there and {widths[name]} here")
-        if len(one.values) > adapted.engine.schedule.init_r:
-            raise AdapterError(f"{path} holds more triplets of {name} than its configuration says")
     _start_modules(path, adapted.model, rest)
     start_from_triplets(store, triplets, _scale(config))
     return sum(len(one.values) for one in triplets.values())
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path / WEIGHTS)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise AdapterError(f"{path / WEIGHTS} cannot be read: {error}") from None
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise AdapterError(f"{path / WEIGHTS} is not finite in {name}")
-    return tensors
-
-
-def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Triplets], dict[str, Tensor]]:
-    """Triplets by matrix, and what else the file holds by its name in the base model."""
-    entries: dict[str, dict[str, Tensor]] = {}
-    rest: dict[str, Tensor] = {}
-    for key, tensor in tensors.items():
-        name = key.removeprefix(_PREFIX)
-        match = _ENTRY.fullmatch(name)
-        if match:
-            entries.setdefault(match["matrix"], {})[match["kind"]] = tensor.float()
-        else:
-            rest[name] = tensor
-    triplets = {}
-    for name, kinds in entries.items():
-        if kinds.keys() != {"A", "E", "B"} or not (len(kinds["A"]) == len(kinds["E"]) == kinds["B"].shape[1]):
-            raise AdapterError(f"{path / WEIGHTS} is damaged: the parts of {name} do not fit together")
-        triplets[name] = Triplets(kinds["E"].flatten(), kinds["A"], kinds["B"].t())
-    return triplets, rest
 
 
 @torch.no_grad()
@@ -96,10 +64,7 @@ def _start_modules(path: Path, model: Any, rest: dict[str, Tensor]) -> None:
 
 def _scale(config: dict[str, Any]) -> float:
     """s of a saved adapter: PEFT's lora_alpha / (init_r + 1e-5)."""
-    alpha, rank = config.get("lora_alpha"), config.get("init_r")
-    if not isinstance(alpha, int | float) or not isinstance(rank, int) or rank < 1:
-        raise AdapterError(f"lora_alpha {alpha!r} and init_r {rank!r} of adapter.init_from are no numbers to scale by")
-    return (alpha if alpha > 0 else float(rank)) / (rank + 1e-5)
+    return float(config["lora_alpha"] / (config["init_r"] + 1e-5))
 
 
 def _check_same_base(path: Path, digest: str, dtype: str) -> None:
