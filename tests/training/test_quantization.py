@@ -24,9 +24,15 @@ WEIGHTS = "adapter_model.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("base", "kind", "dtype"), [("bart", "int8", "auto"), ("t5", "nf4", "float32"), ("bart", "nf4", "bfloat16")]
+    ("base", "kind", "dtype", "proof"),
+    [("bart", "int8", "auto", "child"), ("t5", "nf4", "float32", "quick"), ("bart", "nf4", "bfloat16", "child")],
 )
-def test_a_run_proves_its_adapter_in_another_process(run: Run, table: Path, base: str, kind: str, dtype: str) -> None:
+def test_a_run_proves_its_adapter(
+    run: Run, table: Path, request: pytest.FixtureRequest, base: str, kind: str, dtype: str, proof: str
+) -> None:
+    """In another process, whose imports take seconds, or in this one."""
+    if proof == "quick":
+        request.getfixturevalue("quick_proof")
     result = run(
         base=base,
         model={"quantization": kind, "dtype": dtype},
