@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.torture.configurations import check_configuration, draw
 from tests.torture.faults import KINDS as FAULTS
 from tests.torture.faults import fault_runs
 from tests.torture.interruptions import signal_runs
@@ -60,6 +61,11 @@ def test_resume_with_everything_switched_on(world: World, tmp_path: Path) -> Non
 
 def test_poisoned_steps(world: World, tmp_path: Path) -> None:
     assert poisoned_runs(world, tmp_path, "t5", (24,)) == []
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_configurations(seed: int) -> None:
+    check_configuration(draw(seed))
 
 
 def test_rotten_bytes(world: World, tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.torture.configurations import check_configuration, draw
 from tests.torture.faults import KINDS as FAULTS
 from tests.torture.faults import fault_runs
 from tests.torture.fidelity import save_at_every_step
 from tests.torture.interruptions import signal_runs
 from tests.torture.kills import kill_runs
 from tests.torture.mutants import mutant_runs
+from tests.torture.names import ACCEPTED, FAMILIES, check_name
 from tests.torture.points import INTERVALS, KINDS, double_interruptions, resume_at, saving_leaves_no_trace
 from tests.torture.poison import POISONS, poisoned_runs
 from tests.torture.world import STEPS, World, make_world
@@ -91,9 +93,32 @@ def mutants(world: World, place: Path, scale: float) -> Report:
     return vars(mutant_runs(world, place, max(50, round(1000 * scale)), seed=1000))
 
 
-PARTS: dict[str, Callable[[World, Path, float], Report]] = {
-    part.__name__: part for part in (resume, twice, kills, faults, signals, poison, fidelity, mutants)
-}
+def configurations(world: World, place: Path, scale: float) -> Report:
+    """Random valid configurations, by the product's own step."""
+    count = max(10, round(500 * scale))
+    failures = []
+    for number in range(count):
+        try:
+            check_configuration(draw(number))
+        except Exception as error:  # whatever it is, it is a failure of this one
+            failures.append(f"{draw(number)}: {type(error).__name__}: {error}")
+    return {"configurations": count, "failures": failures}
+
+
+def names(world: World, place: Path, scale: float) -> Report:
+    """Every accepted adapter name on every architecture."""
+    pairs = [(name, family) for name in ACCEPTED for family in FAMILIES][:: max(1, round(1 / scale))]
+    failures = []
+    for number, (name, family) in enumerate(pairs):
+        try:
+            check_name(name, family, _own(place, str(number)))
+        except Exception as error:
+            failures.append(f"{name}, {family}: {type(error).__name__}: {error}")
+    return {"pairs": len(pairs), "failures": failures}
+
+
+_ALL = (resume, twice, kills, faults, signals, poison, fidelity, mutants, configurations, names)
+PARTS: dict[str, Callable[[World, Path, float], Report]] = {part.__name__: part for part in _ALL}
 
 
 def main() -> int:
