@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from tests.torture.configurations import check_configuration, draw
 from tests.torture.faults import KINDS as FAULTS
 from tests.torture.faults import fault_runs
@@ -22,15 +20,6 @@ from tests.torture.world import World, make_world
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """Bases and table."""
     return make_world(tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the processes that are killed have."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_kills(world: World, tmp_path: Path) -> None:

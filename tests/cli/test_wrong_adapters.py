@@ -41,7 +41,7 @@ def adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _tensors() -> dict[str, torch.Tensor]:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name in MATRICES:
         shapes = {"lora_A": (2, 8), "lora_B": (16, 2), "lora_E": (2, 1)}
         tensors |= {f"base_model.model.{name}.{kind}": torch.ones(shape) for kind, shape in shapes.items()}
@@ -61,7 +61,11 @@ def config(**changes: Any) -> Callable[[Path], None]:
 
 def text(name: str, content: str) -> Callable[[Path], None]:
     """Writes a file."""
-    return lambda place: [(place / name).write_text(content, encoding="utf-8"), None][1]
+
+    def write(place: Path) -> None:
+        (place / name).write_text(content, encoding="utf-8")
+
+    return write
 
 
 def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:

@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -129,6 +130,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     report: dict[str, Any] = {"command": "make torture", "machine": _machine(), "parts": {}}
     if len(options.only) < len(PARTS) and options.output.exists():  # the other parts keep what they found
         report["parts"] = json.loads(options.output.read_text("utf-8"))["parts"]

@@ -18,7 +18,7 @@ from tests.training.conftest import Run, journal
 
 from spectune.cli import main
 from spectune.config import RunConfig
-from spectune.errors import Interrupted, RunError
+from spectune.errors import ConfigError, Interrupted, RunError
 from spectune.formats.adapter_files import WEIGHTS
 from spectune.manifest import sha256, verify_manifest
 from spectune.training import loop as loop_module
@@ -212,3 +212,32 @@ def test_resume_from_another_directory_leaves_that_alone(run: Run, tmp_path: Pat
     assert steps == [event["step"] for event in journal(whole) if event["event"] == "step"]
     with pytest.raises(RunError, match=r"holds checkpoints of its own and cannot go on from .*; name another"):
         run(train=train | {"output_dir": str(tmp_path / "moved")}, resume=source)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_lengths_that_special_tokens_use_up(run: Run, tmp_path: Path, side: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data.max_{side}_length 1 leaves no token for the text .*; set it to 2 or"):
+        run(data={f"max_{side}_length": 1})
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module: Any = loop_module
+    training_step = module.training_step
+
+    def exploding(*rest: Any, **named: Any) -> Any:
+        result = training_step(*rest, **named)
+        if named["step"] == 14:
+            rest[1].store.queries[0].rows.data[0] = float("inf")
+        return result
+
+    monkeypatch.setattr(module, "training_step", exploding)
+    with pytest.raises(RunError, match=r"weights are not finite, so it was not saved; lower train.learning_rate"):
+        run()
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_a_directory_that_cannot_be_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/run cannot be made \(Not a directory\); name another train.output_dir"):
+        run(train={"output_dir": str(tmp_path / "file" / "run")})

@@ -81,9 +81,13 @@ def tokenize_examples(
 ) -> TokenizedSet:
     """Token ids of all examples, cut to the given lengths (tokens, special ones included).
 
-    A target whose ids hold no end token gets one, as generation stops at nothing else. Raises DataError for sources
-    that give no token at all.
+    A target whose ids hold no end token gets one, as generation stops at nothing else.
+
+    Raises:
+        ConfigError: lengths that the tokenizer's special tokens use up.
+        DataError: sources that give no token at all.
     """
+    _check_room(tokenizer, max_source_length, max_target_length)
     start = time.perf_counter()
     sources = _encode(tokenizer, [example.source for example in examples], "text")
     whole_targets = _encode(tokenizer, [example.target for example in examples], "text_target")
@@ -109,6 +113,16 @@ def tokenize_examples(
         tokens=sum(map(len, input_ids)) + sum(map(len, labels)),
         seconds=seconds,
     )
+
+
+def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:
+    special = tokenizer.num_special_tokens_to_add()
+    for side, length in (("source", source), ("target", target)):
+        if length <= special:
+            raise ConfigError(
+                f"data.max_{side}_length {length} leaves no token for the text beside the tokenizer's {special} "
+                f"special tokens; set it to {special + 1} or more"
+            )
 
 
 def decode_texts(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> list[str]:

@@ -74,10 +74,13 @@ class RunDirectory:
         left half written is cleared.
 
         Raises:
-            RunError: as `check`, or another process has the directory.
+            RunError: as `check`, or it cannot be made, or another process has it.
         """
         self.check(resume=resume, overwrite=overwrite)
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.root} cannot be made ({error.strerror}); name another train.output_dir") from None
         with locked(self.root) as held:
             self.check(resume=resume, overwrite=overwrite)  # while waiting for the data, another run may have ended
             if not resume:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -21,6 +22,7 @@ from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.roles import role_of
 from spectune.config import RunConfig
 from spectune.data.prepare import PreparedData
+from spectune.errors import RunError
 from spectune.files import read_json, write_json, write_text
 from spectune.formats.adapter_files import CONFIG, SETTINGS, WEIGHTS
 from spectune.formats.model_card import CardFacts, model_card
@@ -46,7 +48,14 @@ def save_adapter(
 
     PEFT's files at the top whatever the adapter's name, the tokenizer, the effective generation config, the card, the
     scores at the freeze, what `evaluate` and `predict` need (`spectune.json`), and the manifest.
+
+    Raises:
+        RunError: the weights are not finite; the adapter of before stays.
     """
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in engine.parameters()):
+        raise RunError(
+            "the adapter's weights are not finite, so it was not saved; lower train.learning_rate and start anew"
+        )
     with whole_directory(directory) as partial:
         model.save_pretrained(str(partial), selected_adapters=[adapter_name])
         if adapter_name != "default":  # PEFT puts other names into a directory of their own
