@@ -143,7 +143,7 @@ def main() -> int:
             found |= {"seconds": round(time.monotonic() - started)}
             report["parts"][name] = found
             print(f"{name}: {json.dumps(found, default=str)}", flush=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            options.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return int(any(part["failures"] for part in report["parts"].values()))
 
 

@@ -241,3 +241,13 @@ def test_a_directory_that_cannot_be_made(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/run cannot be made \(Not a directory\); name another train.output_dir"):
         run(train={"output_dir": str(tmp_path / "file" / "run")})
+
+
+def test_a_first_checkpoint_that_was_being_written_is_none(run: Run, tmp_path: Path) -> None:
+    """The process died between the manifest and the renaming; there is nothing to go on from, and nothing to lose."""
+    whole = run(train={"output_dir": str(tmp_path / "whole")})
+    left = tmp_path / "run" / "checkpoints" / "step-14.partial"
+    shutil.copytree(whole.directory / "checkpoints" / "step-14", left)
+    again = run()
+    assert not left.exists()
+    assert sha256(again.adapter / WEIGHTS) == sha256(whole.adapter / WEIGHTS)

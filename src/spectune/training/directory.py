@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from spectune.errors import RunError
 from spectune.files import remove, tidy
 from spectune.training.lock import locked
 
+_CHECKPOINT = re.compile(r"step-\d+")
 _OURS = (
     "checkpoints",
     "adapter",
@@ -42,7 +44,8 @@ class RunDirectory:
     @property
     def holds_checkpoints(self) -> bool:
         """Whether there is something to go on from."""
-        return any(self.checkpoints.glob("step-*/manifest.json"))
+        found = self.checkpoints.glob("step-*/manifest.json")
+        return any(_CHECKPOINT.fullmatch(path.parent.name) for path in found)  # not one that was being written
 
     def resume_hint(self) -> str:
         """What to do after a run was stopped: the command that goes on, if there is something to go on from."""
