@@ -32,30 +32,46 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"), MISTAKES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
-)
-def test_one_line_and_status_2(run_file: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
-    empty = tmp_path / "empty.csv"
+ENVIRONMENTS = [
+    ({"SPECTUNE_DATA": "/nowhere"}, ["train", "{run}", "data.train_file=data/x/train.csv"], "/nowhere/x/train.csv"),
+    ({"HF_HUB_OFFLINE": "1"}, ["plan", "{run}", "model.model_name_or_path=owner/private"], "owner/private"),
+]
+
+
+def refused(run_file: Path, place: Path, arguments: list[str], environment: dict[str, str]) -> str:
+    """The one line; fails for any other end."""
+    empty = place / "empty.csv"
     empty.touch()
-    places = {"{run}": str(run_file), "{empty}": str(empty), "{here}": str(tmp_path)}
+    places = {"{run}": str(run_file), "{empty}": str(empty), "{here}": str(place)}
     words = []
     for word in arguments:
-        for name, place in places.items():
-            word = word.replace(name, place)
+        for name, path in places.items():
+            word = word.replace(name, path)
         words.append(word)
-    before = {path.name for path in tmp_path.iterdir()}
+    before = {path.name for path in place.iterdir()}
     finished = subprocess.run(
         [sys.executable, "-m", "spectune", *words],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")},
+        cwd=place,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")} | environment,
         timeout=60,
     )
     assert finished.returncode == 2, finished.stderr
     assert finished.stderr.startswith("spectune: error: ")
     assert finished.stderr.count("\n") == 1, finished.stderr
-    assert expected in finished.stderr
     assert finished.stdout == ""
-    assert {path.name for path in tmp_path.iterdir()} == before, "nothing is left behind"
+    assert {path.name for path in place.iterdir()} == before, "nothing is left behind"
+    return finished.stderr
+
+
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES)
+def test_mistakes(run_file: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    assert expected in refused(run_file, tmp_path, arguments, {})
+
+
+@pytest.mark.parametrize(("environment", "arguments", "expected"), ENVIRONMENTS)
+def test_environments(
+    run_file: Path, tmp_path: Path, environment: dict[str, str], arguments: list[str], expected: str
+) -> None:
+    assert expected in refused(run_file, tmp_path, arguments, environment)
