@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, journal
 
 import spectune
@@ -52,12 +52,7 @@ def test_resume_is_bitwise(run: Run, tmp_path: Path) -> None:
     whole = run(adapter=adapter_section(), train=train | {"output_dir": str(tmp_path / "whole")})
     for step in (3, 7, 9):
         killed = tmp_path / f"killed-{step}"
-        shutil.copytree(whole.directory, killed)
-        for path in (killed / "checkpoints").iterdir():
-            if int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path)
-        shutil.rmtree(killed / "adapter")
-        (killed / "summary.json").unlink()
+        as_if_killed_at(whole.directory, step, killed)
         resumed = run(adapter=adapter_section(), train=train | {"output_dir": str(killed)}, resume=True)
         assert sha256(resumed.adapter / WEIGHTS) == sha256(whole.adapter / WEIGHTS)
 

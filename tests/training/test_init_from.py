@@ -11,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, tiny_model
 from transformers import PreTrainedTokenizerFast
 
@@ -51,10 +52,7 @@ def test_it_resumes_bit_for_bit(run: Run, tmp_path: Path) -> None:
     train: dict[str, Any] = {"save_steps": 1, "save_total_limit": 99}
     whole = run(adapter=adapter, train=train | {"output_dir": str(tmp_path / "whole")})
     killed = tmp_path / "killed"
-    shutil.copytree(whole.directory, killed, ignore=shutil.ignore_patterns("adapter", "summary.json"))
-    for path in (killed / "checkpoints").iterdir():
-        if int(path.name.removeprefix("step-")) > 5:
-            shutil.rmtree(path)
+    as_if_killed_at(whole.directory, 5, killed)
     resumed = run(adapter=adapter, train=train | {"output_dir": str(killed)}, resume=True)
     assert (resumed.adapter / WEIGHTS).read_bytes() == (whole.adapter / WEIGHTS).read_bytes()
 
