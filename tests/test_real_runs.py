@@ -55,7 +55,7 @@ def assert_sound(summary: dict[str, Any]) -> None:
 
 
 def test_film_reviews_are_told_apart(tmp_path: Path, data_root: Path) -> None:
-    """Two classes, the larger 0.50 of the test rows; 260 steps see 44 of 100 training rows."""
+    """Two classes, the larger 0.50 of the test rows; 260 steps see less than half of the training rows."""
     printed, summary = train(
         "mr_sentiment", tmp_path / "run", data_root, "train.max_steps=260", *ONE_EVALUATION, *FEW_VALIDATION_ROWS
     )
