@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,6 @@ from spectune.formats.adapter_files import WEIGHTS
 from spectune.manifest import sha256, verify_manifest
 from spectune.training import loop as loop_module
 from spectune.training.faults import memory_explained
-from spectune.training.lock import locked
 from spectune.training.signals import Stop, catch_signals
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
@@ -77,40 +79,38 @@ def test_outside_of_steps_it_is_raised_and_handlers_come_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def _hold(directory: Path, taken: Any, leave: Any) -> None:
-    with locked(directory):
-        taken.set()
-        leave.wait(60)
+HOLD = """
+import sys, time
+from pathlib import Path
+from spectune.training.lock import locked
+with locked(Path(sys.argv[1])):
+    print("taken", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def held_by_another(directory: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has the directory's lock, killed at the end."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(directory)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "taken\n"
+        try:
+            yield other
+        finally:
+            other.kill()
 
 
 def test_two_runs_in_one_directory(run: Run, tmp_path: Path) -> None:
     place = tmp_path / "run"
     place.mkdir()
-    context = multiprocessing.get_context("spawn")
-    taken, leave = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(place, taken, leave))
-    other.start()
-    try:
-        assert taken.wait(60)
-        with pytest.raises(RunError, match=rf"process {other.pid} on .* is training in .*; wait for it, stop it, or"):
-            run()
-        assert {path.name for path in place.iterdir()} == {".lock"}, "nothing of the other run is touched"
-    finally:
-        leave.set()
-        other.join()
-    assert run().adapter.is_dir(), "the lock went with its process"
-
-
-def test_a_lock_outlives_no_kill(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    taken, leave = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path, taken, leave))
-    other.start()
-    assert taken.wait(60)
-    other.kill()
-    other.join()
-    with locked(tmp_path) as held:
-        assert held
+    with (
+        held_by_another(place) as other,
+        pytest.raises(RunError, match=rf"process {other.pid} on .* is training in .*; wait for it, stop it, or"),
+    ):
+        run()
+    assert {path.name for path in place.iterdir()} == {".lock"}, "nothing of the other run is touched"
+    assert run().adapter.is_dir(), "the lock went with its process, which was killed"
 
 
 class Usage(NamedTuple):
