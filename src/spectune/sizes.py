@@ -69,12 +69,19 @@ def find_modules(config: RunConfig, model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> Parameters:
-    """Numbers in the base, in training at the start, after the freeze, and in the saved adapter."""
-    triplets = [sum(_shape(model, name)) + 1 for name in targets]
-    whole = sum(_trained_beside(config, model, targets))
-    room = room_of(config, model, targets)
-    after = room if room is not None else (config.adapter.target_r or 0) * sum(triplets)
-    at_start = config.adapter.init_r * sum(triplets)
+    """Numbers in the base, in training at the start, after the freeze, and in the saved adapter.
+
+    Raises:
+        ConfigError: an `adapter.budget` that holds no triplet, or all of them.
+    """
+    rank, shapes = config.adapter.init_r, [_shape(model, name) for name in targets]
+    costs, beside = [rows + columns + 1 for rows, columns in shapes], _trained_beside(config, model, targets)
+    entries = _entries(rank, dict(zip(targets, shapes, strict=True)))
+    at_start, whole, room = rank * sum(costs), sum(beside), None
+    if config.adapter.budget is not None:
+        room = parse_budget(config.adapter.budget).room(entries, beside)
+        check_budget(room, initial=at_start, cheapest=min(costs), init_r=rank)
+    after = room if room is not None else (config.adapter.target_r or 0) * sum(costs)
     return Parameters(
         total=sum(parameter.numel() for parameter in model.parameters()),
         triplets_at_start=at_start,
@@ -82,33 +89,16 @@ def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str,
         trainable_at_start=at_start + whole,
         trainable_after_freeze=after + whole,
         saved=after + whole,
-        saved_bytes=header_bytes(_entries(config, model, targets)) + 4 * (after + whole),
+        saved_bytes=header_bytes(entries) + 4 * (after + whole),
     )
 
 
-def room_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int | None:
-    """Parameters that `adapter.budget` leaves for the triplets, None without one.
-
-    Raises:
-        ConfigError: it holds no triplet, or all of them.
-    """
-    if config.adapter.budget is None:
-        return None
-    rank, costs = config.adapter.init_r, [sum(_shape(model, name)) + 1 for name in targets]
-    budget = parse_budget(config.adapter.budget)
-    room = budget.room(_entries(config, model, targets), _trained_beside(config, model, targets))
-    check_budget(room, initial=rank * sum(costs), cheapest=min(costs), init_r=rank)
-    return room
-
-
-def _entries(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the triplets' tensors in a saved adapter, at init_r."""
-    rank = config.adapter.init_r
+def _entries(rank: int, shapes: dict[str, tuple[int, int]]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the triplets' tensors in a saved adapter of full rank."""
     entries: dict[str, tuple[int, ...]] = {}
-    for name in targets:
-        rows, columns = _shape(model, name)
-        shapes = {"lora_A": (rank, columns), "lora_B": (rows, rank), "lora_E": (rank, 1)}
-        entries |= {f"base_model.model.{name}.{kind}": shape for kind, shape in shapes.items()}
+    for name, (rows, columns) in shapes.items():
+        parts = {"lora_A": (rank, columns), "lora_B": (rows, rank), "lora_E": (rank, 1)}
+        entries |= {f"base_model.model.{name}.{kind}": shape for kind, shape in parts.items()}
     return entries
 
 

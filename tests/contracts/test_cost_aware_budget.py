@@ -58,7 +58,7 @@ def test_never_above_the_budget_and_as_close_as_a_triplet_allows(family: str, pr
             continue
         assert engine.keep is not None
         spent = int(costs[engine.keep].sum())
-        assert spent == engine.spent()
+        assert spent == engine.spending.of(engine.keep)
         assert budget - int(costs.max()) < spent <= budget
         assert budget == engine.schedule.budget(step, engine.initial_budget, 1500)
         if pruning == "permanent":
@@ -66,7 +66,7 @@ def test_never_above_the_budget_and_as_close_as_a_triplet_allows(family: str, pr
         before = engine.keep
     assert engine.frozen
     assert engine.compact() > 0
-    assert engine.cost_in_memory() == engine.spent() == sum(costs_of(engine)) <= 1500
+    assert engine.spending.in_memory() == engine.spending.of(engine.keep) == sum(costs_of(engine)) <= 1500
 
 
 def test_equal_scores_leave_the_dear_triplets_first() -> None:

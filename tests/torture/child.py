@@ -23,7 +23,7 @@ import spectune
 from spectune import api
 from spectune.cli import main
 from spectune.training import finish, run, saving
-from spectune.training.checkpoint import step_of
+from spectune.training.directory import step_of
 from spectune.training.loop import Loop
 from spectune.yaml_text import write_yaml
 

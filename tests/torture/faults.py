@@ -16,7 +16,7 @@ from tests.torture.world import World, damage, directory, outcome, settings, tra
 
 from spectune import files, manifest
 from spectune.training import journal
-from spectune.training.checkpoint import list_checkpoints
+from spectune.training.directory import list_checkpoints
 
 KINDS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "exit": 0}
 EXIT = 77

@@ -13,7 +13,7 @@ from typing import Any
 from tests.torture.child import BEGUN, TRAINING, Ledger, said, start
 from tests.torture.world import World, damage, directory, outcome, settings, train
 
-from spectune.training.checkpoint import list_checkpoints
+from spectune.training.directory import list_checkpoints
 
 
 @dataclass

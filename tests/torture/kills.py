@@ -11,7 +11,7 @@ from typing import Any
 from tests.torture.child import SAVED, SAVING, TRAINING, Ledger, said, start
 from tests.torture.world import World, damage, directory, outcome, settings, train
 
-from spectune.training.checkpoint import list_checkpoints, step_of
+from spectune.training.directory import list_checkpoints, step_of
 
 FREQUENT: dict[str, Any] = {"save_steps": 1}
 

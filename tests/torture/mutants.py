@@ -99,10 +99,15 @@ def lose_a_file(place: Path, chance: random.Random) -> bool:
     return True
 
 
+def _tensors(place: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The file of weights of an adapter or a checkpoint, and what it holds."""
+    path = place / WEIGHTS if (place / WEIGHTS).is_file() else place / "state.safetensors"
+    return path, load_file(path)
+
+
 def swap_two_tensors(place: Path, chance: random.Random) -> bool:
     """Two tensors of one shape change places, in a file that is well formed."""
-    path = place / WEIGHTS if (place / WEIGHTS).is_file() else place / "state.safetensors"
-    tensors = load_file(path)
+    path, tensors = _tensors(place)
     pairs = [
         (one, other)
         for one in tensors
@@ -118,8 +123,7 @@ def swap_two_tensors(place: Path, chance: random.Random) -> bool:
 
 def poison_a_number(place: Path, chance: random.Random) -> bool:
     """NaN or infinity, in a file that is well formed."""
-    path = place / WEIGHTS if (place / WEIGHTS).is_file() else place / "state.safetensors"
-    tensors = load_file(path)
+    path, tensors = _tensors(place)
     names = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()]
     tensors[chance.choice(names)].view(-1)[0] = chance.choice((float("nan"), float("inf")))
     save_file(tensors, path, metadata={"format": "pt"})
@@ -128,8 +132,7 @@ def poison_a_number(place: Path, chance: random.Random) -> bool:
 
 def change_a_shape(place: Path, chance: random.Random) -> bool:
     """A tensor loses its last row, in a file that is well formed."""
-    path = place / WEIGHTS if (place / WEIGHTS).is_file() else place / "state.safetensors"
-    tensors = load_file(path)
+    path, tensors = _tensors(place)
     name = chance.choice([name for name, tensor in tensors.items() if tensor.ndim == 2 and len(tensor) > 1])
     tensors[name] = tensors[name][:-1].clone()
     save_file(tensors, path, metadata={"format": "pt"})

@@ -15,7 +15,7 @@ import spectune
 from spectune.errors import RunError
 from spectune.manifest import sha256, verify_manifest
 from spectune.training import finish
-from spectune.training.checkpoint import list_checkpoints, step_of
+from spectune.training.directory import list_checkpoints, step_of
 from spectune.training.progress import Reporter
 
 STEPS = 40

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, tiny_model
 
 import spectune
@@ -61,9 +61,7 @@ def test_resume_is_bitwise(run: Run, tmp_path: Path) -> None:
     model = {"quantization": "nf4", "dtype": "float32"}
     whole = run(model=model, train=train | {"output_dir": str(tmp_path / "whole")})
     killed = tmp_path / "killed"
-    shutil.copytree(whole.directory, killed)
-    shutil.rmtree(killed / "checkpoints" / "step-14")
-    shutil.rmtree(killed / "adapter")
+    as_if_killed_at(whole.directory, 7, killed)
     resumed = run(resume=True, model=model, train=train | {"output_dir": str(killed)})
     assert sha256(resumed.adapter / WEIGHTS) == sha256(whole.adapter / WEIGHTS)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, journal
 
 from spectune.errors import RunError
@@ -41,12 +42,7 @@ def test_resume_is_bitwise(run: Run, tmp_path: Path, kind: str, step: int) -> No
     whole = run(train=train | {"output_dir": str(tmp_path / "whole")}, **common)
     # the directory as a kill right after this checkpoint leaves it
     killed = tmp_path / "killed"
-    shutil.copytree(whole.directory, killed)
-    for path in (killed / "checkpoints").iterdir():
-        if int(path.name.removeprefix("step-")) > step:
-            shutil.rmtree(path)
-    (killed / "summary.json").unlink()
-    shutil.rmtree(killed / "adapter")
+    as_if_killed_at(whole.directory, step, killed)
     torch.manual_seed(999)
     resumed = run(resume=True, train=train | {"output_dir": str(killed)}, **common)
     for name in ("adapter_model.safetensors", "importance.safetensors"):

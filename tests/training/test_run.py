@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
+from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, journal
 from transformers import AutoModelForSeq2SeqLM
 
@@ -197,11 +197,7 @@ def test_permanent_pruning_leaves_memory_during_the_decrease(run: Run, importanc
     assert all(later[m] <= sooner[m] for sooner, later in pairwise(by_matrix) for m in later)
     for step in (compactions[0]["step"], compactions[0]["step"] + 1):  # right after it, and later
         killed = tmp_path / f"killed-{step}"
-        shutil.copytree(whole.directory, killed)
-        for path in (killed / "checkpoints").iterdir():
-            if int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path)
-        shutil.rmtree(killed / "adapter")
+        as_if_killed_at(whole.directory, step, killed)
         resumed = run(resume=True, adapter=adapter, train=train | {"output_dir": str(killed)})
         for name in ("adapter_model.safetensors", "importance.safetensors"):
             assert sha256(resumed.adapter / name) == sha256(whole.adapter / name)

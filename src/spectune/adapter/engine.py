@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from spectune.adapter import compaction, orthogonality, state
-from spectune.adapter.allocation import affordable, survivors
 from spectune.adapter.importance import triplet_scores, update_averages
 from spectune.adapter.schedule import RankSchedule, check_budget
+from spectune.adapter.spending import Spending
 from spectune.adapter.store import TripletStore
 from spectune.errors import AdapterError
 
@@ -53,7 +53,8 @@ class AdaLoraEngine:
         store: banks and matrices.
         schedule: the resolved budget schedule.
         options: smoothing, penalty weight and the choices of `attach`.
-        initial_budget: what the schedule starts from: triplets, or their parameters where `options.budget` is given.
+        spending: what triplets cost: one each, or their parameters where `options.budget` is given.
+        initial_budget: what the schedule starts from, in that unit.
         target_budget: what it ends at, likewise.
         initial_triplets: triplets at the start.
         keep: (n,) bool, the triplets kept by the last allocation; None before the first.
@@ -69,12 +70,12 @@ class AdaLoraEngine:
     ) -> None:
         self.store, self.schedule, self.options, self._extra = store, schedule, options, extra
         self.initial_triplets = len(store.values.rows)
-        self._costs = [1] * len(store.matrices) if options.budget is None else store.costs()
-        self._prices: Tensor | None = None
-        self.initial_budget = self.cost_in_memory()
+        self.spending = Spending(store, by_parameters=options.budget is not None)
+        self.initial_budget = self.spending.in_memory()
         self.target_budget = min(schedule.target_r * len(store.matrices), self.initial_budget)
         if options.budget is not None:
-            check_budget(options.budget, initial=self.initial_budget, cheapest=min(self._costs), init_r=schedule.init_r)
+            cheapest = min(self.spending.costs)
+            check_budget(options.budget, initial=self.initial_budget, cheapest=cheapest, init_r=schedule.init_r)
             self.target_budget = options.budget
         self.keep: Tensor | None = None
         self.threshold: Tensor | None = None
@@ -214,27 +215,11 @@ class AdaLoraEngine:
     def _choose(self, budget: int, *, final: bool) -> None:
         scores = self.scores()
         candidates = self.keep if self.options.pruning == "permanent" else None
-        if self.options.budget is None:
-            self.keep = survivors(scores, budget, candidates)
-        else:
-            self.keep = affordable(scores, self._price_list(), budget, candidates)
+        self.keep = self.spending.choose(scores, budget, candidates)
         self.threshold = torch.where(self.keep, scores, torch.inf).min()
         if final:
             self.final_scores = state.scores_by_slot(self.store, scores, self.schedule.init_r)
             self.frozen, self.averages = True, None
-
-    def cost_in_memory(self) -> int:
-        """What all triplets in memory take of the budget, in its unit."""
-        return sum(cost * len(m.slots) for cost, m in zip(self._costs, self.store.matrices, strict=True))
-
-    def _price_list(self) -> Tensor:
-        """(n,) int64, the cost of every triplet in memory, on the device; made once and after each compaction."""
-        rows = self.store.values.rows
-        if self._prices is None or len(self._prices) != len(rows) or self._prices.device != rows.device:
-            pairs = zip(self._costs, self.store.matrices, strict=True)
-            flat = [cost for cost, matrix in pairs for _ in matrix.slots]
-            self._prices = torch.tensor(flat, device=rows.device)
-        return self._prices
 
     @torch.no_grad()
     def compact(self, optimizer: Any | None = None) -> int:
@@ -269,12 +254,6 @@ class AdaLoraEngine:
         self.store.realias()
 
     # ---- what is known; each of these reads the device
-
-    def spent(self) -> int:
-        """What the kept triplets take of the budget, in its unit."""
-        if self.keep is None:
-            return self.cost_in_memory()
-        return int(self.keep.sum() if self.options.budget is None else (self._price_list() * self.keep).sum())
 
     def ranks(self) -> dict[str, int]:
         """Live rank of every adapted matrix: the triplets kept by the last allocation."""

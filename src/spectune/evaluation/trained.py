@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectune.data.examples import Example
 from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, tokenize_examples
-from spectune.errors import AdapterError, UserError, first_line
+from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
@@ -25,6 +27,16 @@ from spectune.formats.digests import check_base
 from spectune.starter.bundle import model_directory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_RAISED_BY_LIBRARIES = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ def load_adapter(
     source, weights = str(path), path / WEIGHTS
     raw, tensors = read_adapter_config(path), read_tensors(weights)
     check_tensors(weights, raw, tensors)
-    try:
+    with _one_line_of(source):
         config = PeftConfig.from_pretrained(source)
         name = _base_of(config, settings)
         base = load_base(
@@ -100,19 +112,24 @@ def load_adapter(
             quantization=settings.quantization,
             trust_remote_code=trust_remote_code,
         )
-        check_base(base, settings.base, source)
-        check_fit(weights, raw, tensors, base)
-        with without_peft_chatter():
-            model: PeftModel = PeftModel.from_pretrained(base, source)
-        check_loaded(weights, tensors, model, "default")
-    except UserError:
-        raise
-    except Exception as error:  # what libraries raise over a stranger's file has many kinds; each of them is its fault
+    check_base(base, settings.base, source)
+    check_fit(weights, raw, tensors, base)
+    with _one_line_of(source), without_peft_chatter():
+        model: PeftModel = PeftModel.from_pretrained(base, source)
+    check_loaded(weights, tensors, model, "default")
+    return TrainedAdapter(model.eval(), _load_tokenizer(source, name), settings)
+
+
+@contextmanager
+def _one_line_of(source: str) -> Iterator[None]:
+    """What PEFT and transformers raise over a stranger's files, as an AdapterError."""
+    try:
+        yield
+    except _RAISED_BY_LIBRARIES as error:
         reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason = "its base brings code of its own; load it with trust_remote_code if you trust that"
         raise AdapterError(f"{source} cannot be loaded as an adapter: {reason}") from None
-    return TrainedAdapter(model.eval(), _load_tokenizer(source, name), settings)
 
 
 def _base_of(config: PeftConfig, settings: AdapterSettings) -> str:

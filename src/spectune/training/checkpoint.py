@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.state import optimizer_state, restore_optimizer
 from spectune.errors import RunError
 from spectune.files import read_json, remove, write_json, write_new
-from spectune.manifest import MANIFEST, verify_manifest, whole_directory
+from spectune.manifest import verify_manifest, whole_directory
+from spectune.training.directory import list_checkpoints, step_of
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
-_NAME = re.compile(r"step-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -102,17 +101,6 @@ def newest_checkpoint(directory: Path) -> tuple[Path, list[str]]:
         return path, notes
     reasons = f" ({'; '.join(notes)})" if notes else ""
     raise RunError(f"there is no whole checkpoint in {directory}{reasons}; start the run without --resume")
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Directories named step-N with a manifest, by N."""
-    found = [path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
-    return sorted(found, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """N of step-N."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def retain(directory: Path, limit: int, best: Path | None, newest: Path) -> None:

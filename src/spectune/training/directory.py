@@ -11,9 +11,10 @@ from pathlib import Path
 
 from spectune.errors import RunError
 from spectune.files import remove, tidy
+from spectune.manifest import MANIFEST
 from spectune.training.lock import locked
 
-_CHECKPOINT = re.compile(r"step-\d+")
+_NAME = re.compile(r"step-\d+")
 _OURS = (
     "checkpoints",
     "adapter",
@@ -23,6 +24,17 @@ _OURS = (
     "summary.json",
     "run.yaml",
 )
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Directories named step-N with a manifest, by N; one that was being written has another name."""
+    found = [path for path in directory.glob("step-*") if _NAME.fullmatch(path.name) and (path / MANIFEST).is_file()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """N of step-N."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,7 @@ class RunDirectory:
     @property
     def holds_checkpoints(self) -> bool:
         """Whether there is something to go on from."""
-        found = self.checkpoints.glob("step-*/manifest.json")
-        return any(_CHECKPOINT.fullmatch(path.parent.name) for path in found)  # not one that was being written
+        return bool(list_checkpoints(self.checkpoints))
 
     def resume_hint(self) -> str:
         """What to do after a run was stopped: the command that goes on, if there is something to go on from."""

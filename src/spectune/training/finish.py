@@ -195,8 +195,8 @@ def _summary(
         "ranks": engine.ranks(),
         "budget": {
             "target": engine.target_budget,
-            "unit": "triplets" if engine.options.budget is None else "parameters",
-            "spent": engine.spent(),
+            "unit": "parameters" if engine.spending.by_parameters else "triplets",
+            "spent": engine.spending.of(engine.keep),
         },
         "parameters": parameters,
         "phases": loop.losses.summary(),

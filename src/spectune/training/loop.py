@@ -134,7 +134,7 @@ class Loop:
         assert engine.threshold is not None
         self.allocations.append((step, budget, engine.keep, engine.threshold))
         in_memory = len(engine.keep)
-        dead = 1 - budget / engine.cost_in_memory()
+        dead = 1 - budget / engine.spending.in_memory()
         permanent = self.config.adapter.pruning == "permanent" and dead >= WORTH_COMPACTING
         if self.config.adapter.call_order == "paper" and (engine.frozen or permanent):
             self._write_allocations()  # while the masks still fit the triplets in memory
@@ -177,7 +177,7 @@ class Loop:
         phase = engine.schedule.phase(step)
         self.losses.add(phase, loss)
         live = engine.initial_triplets if engine.keep is None else int(engine.keep.sum())
-        spent = engine.spent()
+        spent = engine.spending.of(engine.keep) if engine.spending.by_parameters else live
         speed = pace.tokens_per_second()
         self.journal.write(
             "step",
@@ -201,7 +201,7 @@ class Loop:
 
     def _spending(self, live: int, spent: int) -> str:
         target = self.trained.engine.target_budget
-        if self.trained.engine.options.budget is None:
+        if not self.trained.engine.spending.by_parameters:
             return f"{live:,} of {target:,}"
         return f"{live:,}, {spent:,} of {target:,} parameters"
 

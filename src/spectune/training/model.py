@@ -80,7 +80,7 @@ def adapt(
         config: the run's section.
         schedule: the resolved schedule.
         revision: of the base, on the hub; written into the adapter's configuration.
-        room: parameters that the triplets may have after the freeze (`sizes.room_of`).
+        room: parameters that the triplets may have after the freeze (`sizes.parameters_of`).
 
     Raises:
         ConfigError: a target that matches nothing.

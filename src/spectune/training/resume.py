@@ -9,7 +9,8 @@ from pathlib import Path
 from spectune.errors import RunError
 from spectune.files import read_json, replaced_directory
 from spectune.manifest import read_manifest, verify_manifest
-from spectune.training.checkpoint import list_checkpoints, newest_checkpoint
+from spectune.training.checkpoint import newest_checkpoint
+from spectune.training.directory import list_checkpoints
 from spectune.training.fingerprint import check_fingerprint, settings_of
 from spectune.training.loop import Loop
 from spectune.training.saving import restore_loop

@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 
 from spectune.errors import RunError
 from spectune.files import circumstance
-from spectune.training.checkpoint import list_checkpoints, load_checkpoint, retain, save_checkpoint
-from spectune.training.directory import RunDirectory
+from spectune.training.checkpoint import load_checkpoint, retain, save_checkpoint
+from spectune.training.directory import RunDirectory, list_checkpoints
 
 if TYPE_CHECKING:
     from spectune.training.loop import Loop

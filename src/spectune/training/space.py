@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.errors import RunError
-from spectune.training.checkpoint import list_checkpoints
+from spectune.training.directory import list_checkpoints
 from spectune.training.session import Session
 
 _BANK_COPIES = 5  # the triplets, two moments, two importance averages
