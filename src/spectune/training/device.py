@@ -49,7 +49,7 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
     if wanted == "auto" and config.model.quantization == "int8":
         return torch.float32, "auto: PEFT's 8-bit layer returns float32"
     if wanted == "auto":
-        return _faster(device)
+        return fastest_dtype(device)
     if wanted == "float16" and device.type == "cpu":
         raise ConfigError("model.dtype float16 needs a GPU; use auto, float32 or bfloat16")
     if wanted == "float16" and "t5" in model_type:
@@ -58,7 +58,7 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
     return dtype, "as configured"
 
 
-def _faster(device: torch.device) -> tuple[torch.dtype, str]:
+def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     """float32 or bfloat16, and why. Processors without units are not timed: emulated products take long."""
     if not native_bfloat16(device):
         return torch.float32, f"auto: {device.type} has no bfloat16 units"
