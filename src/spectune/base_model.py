@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spectune.config import ModelConfig
 from spectune.errors import ModelError, first_line
 from spectune.hub import LOG_IN, hub_trouble
+from spectune.teacher_forcing import decoder_inputs
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -82,6 +83,7 @@ def skeleton(model: ModelConfig) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
     made.tie_weights()  # the meta device makes tied weights twice
+    decoder_inputs(made, torch.ones(1, 1, dtype=torch.long))  # refuses what could be loaded and not be trained
     return made
 
 

@@ -56,8 +56,8 @@ def resolve_targets(
     """Turn the `target_modules` option into module names.
 
     `auto` takes `default_targets`, `attention` and `feed_forward` those with such a role, a list takes modules by
-    name or by the end of their name (as PEFT), any other string is a regular expression over the whole name. A tower for
-    another sense is meant only by an entry that says so (`vision_tower`, or `vision` in a regular expression).
+    name or by the end of their name (as PEFT), any other string is a regular expression over the whole name. A tower
+    for another sense is meant only by an entry that says so (`vision_tower`, or `vision` in a regular expression).
     `layers` keeps those with a layer of these numbers, in either stack.
 
     Raises:
@@ -128,7 +128,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _stacks(model: nn.Module) -> list[str]:
-    """Names of the modules that are the encoder and the decoder of texts: the model's own answer, else by their name."""
+    """Names of the encoder and the decoder of texts: the model's own answer, else by their name."""
     answers = [getattr(model, question)() for question in ("get_encoder", "get_decoder") if hasattr(model, question)]
     stacks = {id(answer) for answer in answers if answer is not model}
     named = [(name, module) for name, module in model.named_modules() if name]
