@@ -13,7 +13,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-VOCABULARY = 60
+VOCABULARY = 256
 LAYERS = 2
 
 _IDS: dict[str, Any] = {
@@ -121,9 +121,9 @@ def _t5gemma() -> PretrainedConfig:
 
 
 def _t5gemma2() -> PretrainedConfig:
-    encoder = {"text_config": _GEMMA, "vision_config": _VISION, "mm_tokens_per_image": 4, "boi_token_index": 57}
+    encoder = {"text_config": _GEMMA, "vision_config": _VISION, "mm_tokens_per_image": 4, "boi_token_index": 253}
     return transformers.T5Gemma2Config(
-        encoder={**encoder, "eoi_token_index": 58}, decoder=_GEMMA, image_token_index=59, eoi_token_index=58
+        encoder={**encoder, "eoi_token_index": 254}, decoder=_GEMMA, image_token_index=255, eoi_token_index=254
     )
 
 
@@ -164,6 +164,31 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "t5gemma2": _t5gemma2,
     "umt5": _plain("UMT5Config", _T5, feed_forward_proj="gated-gelu"),
 }
+
+_HEARS = "hears sound: a decoder-only language model behind an audio encoder; no encoder reads text"
+REFUSED = dict.fromkeys(
+    (
+        "audioflamingo3",
+        "glmasr",
+        "granite_speech",
+        "granite_speech_plus",
+        "moss_transcribe_diarize",
+        "musicflamingo",
+        "nemo_speechlm",
+        "qwen2_audio",
+        "qwen3_asr",
+        "vibevoice_asr",
+        "voxtral",
+        "voxtral_realtime",
+    ),
+    _HEARS,
+)
+"""Types of the mapping that cannot work, with the reason."""
+
+
+def type_of(name: str) -> str:
+    """`model_type` of a row: its name without what stands in brackets."""
+    return name.split(" (", maxsplit=1)[0]
 
 
 def build(name: str) -> Any:
