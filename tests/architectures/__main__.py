@@ -1,4 +1,4 @@
-"""Take every type through everything and write `RESULTS.json` and `docs/architectures.md`: half a minute on one core."""
+"""Take every type through everything; write `RESULTS.json` and `docs/architectures.md`. A minute on one core."""
 
 from __future__ import annotations
 

@@ -57,9 +57,10 @@ def _lines(rows: Sequence[Row]) -> Iterator[str]:
     yield "<!-- written by `python -m tests.architectures`; do not edit -->"
     yield ""
     yield (
-        f"Every text-to-text type of transformers' `AutoModelForSeq2SeqLM`, built tiny from its configuration and taken "
+        "Every text-to-text type of transformers' `AutoModelForSeq2SeqLM`, built tiny from its configuration and taken "
         f"through everything: {len({type_of(row.name) for row in rows})} types, {len(rows)} rows. "
-        "`tests/test_architectures.py` repeats each row; a type that is new in transformers fails there until it has one."
+        "`tests/test_architectures.py` repeats each row; a type that is new in transformers fails there until it has "
+        "one."
     )
     yield ""
     yield f"| type | adapted | PEFT alone | {' | '.join(CHECKS)} |"
@@ -117,11 +118,11 @@ def _choice() -> Iterator[str]:
     )
     yield ""
     yield (
-        "Towers for other senses (a part of the name says `vision`, `image`, `video`, `audio` or `speech`) see no text: "
-        "their matrices would only take rank from the others. They are adapted where `target_modules` names them, as in "
-        "`vision_tower.encoder.layers.0.mlp.fc1` or `.*vision.*fc1`; `q_proj` alone means those of the text. So T5Gemma 2 "
-        "trains its text encoder and decoder. SeamlessM4T's text-to-text class holds no speech encoder; of the whole "
-        "`SeamlessM4TModel`, too, only text encoder and text decoder are taken."
+        "Towers for other senses (a part of the name says `vision`, `image`, `video`, `audio` or `speech`) see no "
+        "text: their matrices would only take rank from the others. They are adapted where `target_modules` names them, "
+        "as in `vision_tower.encoder.layers.0.mlp.fc1` or `.*vision.*fc1`; `q_proj` alone means those of the text. So "
+        "T5Gemma 2 trains its text encoder and decoder. SeamlessM4T's text-to-text class holds no speech encoder; of "
+        "the whole `SeamlessM4TModel`, too, only text encoder and text decoder are taken."
     )
 
 
@@ -130,9 +131,9 @@ def _refused() -> Iterator[str]:
     yield "## Refused"
     yield ""
     yield (
-        "`spectune plan` and `spectune train` end with one line (exit status 2) before any weight is read. Also refused are "
-        "decoder-only and encoder-only models, and encoder-decoder models that `AutoModelForSeq2SeqLM` does not have "
-        "(Whisper, VisionEncoderDecoder, …)."
+        "`spectune plan` and `spectune train` end with one line (exit status 2) before any weight is read. Also refused "
+        "are decoder-only and encoder-only models, and encoder-decoder models that `AutoModelForSeq2SeqLM` does not "
+        "have (Whisper, VisionEncoderDecoder, …)."
     )
     yield ""
     yield "| type | reason |"

@@ -43,7 +43,7 @@ CHECKS = {
     "attach": "every adapted matrix has its stack, layer, block and role, and `attach` takes them all",
     "phases": "the real training step through warm-up, decrease and frozen phase; every loss finite",
     "budget": "live triplets == the schedule's budget after every allocation, and after compaction",
-    "reload": "plain PEFT loads the saved adapter on a fresh base: logits equal within 1e-5, in evaluations bit for bit",
+    "reload": "plain PEFT loads the adapter on a fresh base: logits equal within 1e-5, in evaluations bit for bit",
     "generate": "our greedy search, transformers' own, and the reloaded adapter's give the same tokens",
     "loss": "the evaluation loss of the live and of the reloaded adapter are the same number",
     "merge": "the merged model's logits are equal within 1e-5",
@@ -118,9 +118,7 @@ def train(model: Any, engine: spectune.AdaLoraEngine) -> dict[str, bool]:
     schedule, optimizer = engine.schedule, make_optimizer(engine.parameters(), TrainConfig())
     seen, finite, exact = set(), True, True
     for step in range(1, schedule.total_step + 1):
-        result = training_step(
-            model.train(), engine, optimizer, window(step), step=step, rate=2e-2, options=OPTIONS
-        )
+        result = training_step(model.train(), engine, optimizer, window(step), step=step, rate=2e-2, options=OPTIONS)
         seen.add(schedule.phase(step))
         finite &= not bool(result.skipped)
         if schedule.allocates(step):
