@@ -147,7 +147,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "mvp": _plain("MvpConfig", _BART),
     "mvp (prompts)": _plain("MvpConfig", _BART, use_prompt=True, prompt_length=4, prompt_mid_dim=8),
     "nllb-moe": _plain(
-        "NllbMoeConfig", _BART, num_experts=4, expert_capacity=16, encoder_sparse_step=2, decoder_sparse_step=2
+        "NllbMoeConfig", _BART, num_experts=4, expert_capacity=4, encoder_sparse_step=2, decoder_sparse_step=2
     ),
     "pegasus": _plain("PegasusConfig", _BART),
     "pegasus_x": _plain("PegasusXConfig", _BART, block_size=4, num_global_tokens=2),

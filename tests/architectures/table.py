@@ -119,10 +119,10 @@ def _choice() -> Iterator[str]:
     yield ""
     yield (
         "Towers for other senses (a part of the name says `vision`, `image`, `video`, `audio` or `speech`) see no "
-        "text: their matrices would only take rank from the others. They are adapted where `target_modules` names them, "
-        "as in `vision_tower.encoder.layers.0.mlp.fc1` or `.*vision.*fc1`; `q_proj` alone means those of the text. So "
-        "T5Gemma 2 trains its text encoder and decoder. SeamlessM4T's text-to-text class holds no speech encoder; of "
-        "the whole `SeamlessM4TModel`, too, only text encoder and text decoder are taken."
+        "text: their matrices would only take rank from the others. They are adapted where `target_modules` names "
+        "them, as in `vision_tower.encoder.layers.0.mlp.fc1` or `.*vision.*fc1`; `q_proj` alone means those of the "
+        "text. So T5Gemma 2 trains its text encoder and decoder. SeamlessM4T's text-to-text class holds no "
+        "speech encoder; of the whole `SeamlessM4TModel`, too, only text encoder and text decoder are taken."
     )
 
 
@@ -131,9 +131,9 @@ def _refused() -> Iterator[str]:
     yield "## Refused"
     yield ""
     yield (
-        "`spectune plan` and `spectune train` end with one line (exit status 2) before any weight is read. Also refused "
-        "are decoder-only and encoder-only models, and encoder-decoder models that `AutoModelForSeq2SeqLM` does not "
-        "have (Whisper, VisionEncoderDecoder, …)."
+        "`spectune plan` and `spectune train` end with one line (exit status 2) before any weight is read. Also "
+        "refused are decoder-only and encoder-only models, and encoder-decoder models that `AutoModelForSeq2SeqLM` "
+        "does not have (Whisper, VisionEncoderDecoder, …)."
     )
     yield ""
     yield "| type | reason |"
