@@ -27,6 +27,7 @@ from spectune.evaluation.generation import generation_model
 from spectune.evaluation.loss import evaluation_loss
 from spectune.teacher_forcing import decoder_inputs
 from spectune.training.checkpoint import Trained, load_checkpoint, save_checkpoint
+from spectune.training.device import choose_dtype, kind_of
 from spectune.training.optimizer import make_optimizer
 from spectune.training.step import training_step
 
@@ -38,7 +39,6 @@ def test_every_type_of_transformers_has_a_row_or_a_reason() -> None:
     assert not {type_of(name) for name in CONFIGS} & set(REFUSED)
 
 
-@pytest.mark.filterwarnings("ignore:.*fan_in_fan_out.*")  # PEFT says that GPT-2's matrices are transposed
 @pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied")  # in T5Gemma they never were
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_type_goes_through_everything(name: str, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_vision_tower_is_adapted_where_it_is_named(target: Any, towers: int | 
 
 
 def test_of_a_whole_seamless_the_text_stacks_are_taken() -> None:
-    config = CONFIGS["seamless_m4t"]()
+    config: Any = CONFIGS["seamless_m4t"]()
     for name in ("speech_encoder_layers", "t2u_encoder_layers", "t2u_decoder_layers", "num_adapter_layers"):
         setattr(config, name, 1)
     with torch.device("meta"):
@@ -213,6 +213,31 @@ def _count_idle(engine: spectune.AdaLoraEngine) -> list[int]:
 
     engine.observe = counting  # type: ignore[method-assign]
     return count
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "mvp (prompts)"])
+def test_a_base_in_bfloat16_is_trained_after_an_evaluation(name: str, tmp_path: Path) -> None:
+    build(name).save_pretrained(tmp_path)
+    base = load_base(str(tmp_path), dtype=torch.bfloat16, device="cpu")
+    model, engine = attached(base, spectune.default_targets(base))
+    before = evaluation_loss(model, [rows(100), rows(101)])
+    optimizer = make_optimizer(engine.parameters(), TrainConfig())
+    for step in (1, 2):
+        result = training_step(model.train(), engine, optimizer, window(step), step=step, rate=1e-2, options=OPTIONS)
+        assert not bool(result.skipped)
+    assert evaluation_loss(model, [rows(100), rows(101)]) != before
+
+
+def test_the_prompts_of_mvp_are_multiplied_in_float32() -> None:
+    kinds = {name: kind_of(CONFIGS[name]()) for name in ("mvp", "mvp (prompts)")}
+    assert kinds["mvp"] == "mvp"
+    run: dict[str, Any] = {"model": {"model_name_or_path": "base"}, "data": {"train_file": "rows.csv"}}
+    auto, lower = (
+        RunConfig.model_validate({**run, "model": {**run["model"], "dtype": d}}) for d in ("auto", "bfloat16")
+    )
+    assert choose_dtype(auto, kinds["mvp (prompts)"], torch.device("cpu"))[0] == torch.float32
+    with pytest.raises(ConfigError, match="mvp with use_prompt works in float32 alone; use auto or float32"):
+        choose_dtype(lower, kinds["mvp (prompts)"], torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", ["t5", "t5 (v1.1)"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 VOCABULARY = 256
@@ -195,5 +195,5 @@ def build(name: str) -> Any:
     """The model of one row, the same numbers at each call, in evaluation mode."""
     config = CONFIGS[name]()
     torch.manual_seed(0)
-    model: PreTrainedModel = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)](config)
-    return model.eval()
+    kind: Any = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)]
+    return kind(config).eval()

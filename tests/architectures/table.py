@@ -20,7 +20,8 @@ _REMARKS = {
     "`decoder_input_ids` and compute the loss over `logits`.",
     "led": "The matrices of global attention have a gradient only where the batch has a `global_attention_mask`; "
     "`spectune train` passes none.",
-    "mvp (prompts)": "The prompts are no adapted matrices.",
+    "mvp (prompts)": "The prompts are not adapted. transformers multiplies them in float32 alone, so "
+    "`model.dtype: auto` is float32.",
     "nllb-moe": "Routers are not adapted. An expert without tokens has no gradient, which counts as zero; so does a "
     "layer that layer dropout skips. The routers' own losses are not trained on.",
     "prophetnet": "`spectune train` learns the next token alone, not the n-grams of ProphetNet's own loss. "

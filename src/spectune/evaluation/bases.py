@@ -43,6 +43,7 @@ def load_base(
             location, revision=revision or "main", dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
     _forget_lengths(loaded)
+    _cast_routers(loaded)
     if quantization is None:
         return cast(PreTrainedModel, loaded.to(device))
     _keep_weights(loaded)
@@ -69,6 +70,8 @@ def without_peft_chatter() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         # it looks for LoRA's kind of rank_pattern in AdaLoRA's, and finds none
         warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
+        # GPT-2's matrices are transposed; it sees that by itself, matrix by matrix
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to False but.*")
         yield
 
 
@@ -91,6 +94,14 @@ def _forget_lengths(base: Any) -> None:
     if getattr(encoder, "attention_type", None) == "block_sparse" and hasattr(encoder, "set_attention_type"):
         blocks = 5 + 2 * base.config.num_random_blocks
         encoder.register_forward_pre_hook(_AttentionByLength(blocks * base.config.block_size), with_kwargs=True)
+
+
+def _cast_routers(base: Any) -> None:
+    """Routers of Switch and NLLB-MoE turn their weights into float32 when they are first used. In an evaluation that
+    would make weights which no gradient can pass through any more."""
+    for module in base.modules():
+        if hasattr(module, "expert_capacity") and module.classifier.weight.is_floating_point():
+            module.classifier.to(module.dtype)
 
 
 class _AttentionByLength:
