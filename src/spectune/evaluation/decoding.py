@@ -31,12 +31,19 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; on leaving every module has the mode it had."""
+    """Evaluation mode inside; on leaving every module has the mode it had.
+
+    NLLB-MoE's routers write the capacity of an evaluated batch over the one that they train with; they get it back.
+    """
     former = [(module, module.training) for module in model.modules()]
+    routers: list[Any] = [module for module, _ in former if hasattr(module, "expert_capacity")]
+    capacities = [router.expert_capacity for router in routers]
     model.eval()
     try:
         yield
     finally:
+        for router, capacity in zip(routers, capacities, strict=True):
+            router.expert_capacity = capacity
         # Through train() first: modules may act on a change of mode. Then the modules that differed from the root.
         model.train(former[0][1])
         for module, training in former:

@@ -85,6 +85,11 @@ def kept_ranks(config: Mapping[str, Any]) -> dict[str, int] | None:
     return {match["matrix"]: sum(pattern[name]) for name, match in matches.items() if match} or None
 
 
+def scale(config: Mapping[str, Any]) -> float:
+    """s of ΔW = s · P Λ Q, from a checked configuration. PEFT divides by init_r + 1e-5, pruned or not."""
+    return float(config["lora_alpha"]) / (float(config["init_r"]) + 1e-5)
+
+
 def _is_number(value: Any, *, whole: bool = False) -> bool:
     return isinstance(value, int if whole else int | float) and not isinstance(value, bool)
 

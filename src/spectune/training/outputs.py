@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-import shutil
 import warnings
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -23,8 +21,9 @@ from spectune.adapter.roles import role_of
 from spectune.config import RunConfig
 from spectune.data.prepare import PreparedData
 from spectune.errors import RunError
-from spectune.files import read_json, write_json, write_text
-from spectune.formats.adapter_files import CONFIG, SETTINGS, WEIGHTS
+from spectune.files import write_json, write_text
+from spectune.formats.adapter_files import SETTINGS, WEIGHTS
+from spectune.formats.adapter_writing import in_order, readable
 from spectune.formats.model_card import CardFacts, model_card
 from spectune.manifest import whole_directory
 from spectune.report.tables import role_summary
@@ -62,7 +61,7 @@ def save_adapter(
             for path in list((partial / adapter_name).iterdir()):
                 path.rename(partial / path.name)
             (partial / adapter_name).rmdir()
-        _sort_targets(partial / CONFIG)
+        in_order(partial)
         tokenizer.save_pretrained(str(partial))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -72,17 +71,8 @@ def save_adapter(
         write_json(partial / SETTINGS, settings)
         size = (partial / WEIGHTS).stat().st_size
         write_text(partial / "README.md", model_card(_with_size(card, size)))
-        for path in partial.glob("*.safetensors"):  # safetensors keeps them from everybody else
-            shutil.copymode(partial / SETTINGS, path)
+        readable(partial)
     return size
-
-
-def _sort_targets(path: Path) -> None:
-    """PEFT writes a set, in another order in each process; the same run shall leave the same bytes."""
-    config = read_json(path)
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()
-    write_text(path, json.dumps(config, indent=2, sort_keys=True))
 
 
 def adapter_settings(

@@ -34,7 +34,7 @@ from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained
 from spectune.training.continuation import start_from_adapter
-from spectune.training.device import choose_device, choose_dtype
+from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory
 from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
@@ -137,7 +137,7 @@ def _load_and_adapt(session: Session) -> Adapted:
     base_config = read_config(config.model)
     for line in check_lengths(config.data, base_config):
         session.reporter.warning(line)
-    session.dtype, reason = choose_dtype(config, base_config.model_type, session.device)
+    session.dtype, reason = choose_dtype(config, kind_of(base_config), session.device)
     base = load_base(session.outline.base, config.model, session.dtype, session.device)
     session.base_digest = weights_digest(base)
     _seed(config.train.seed)
