@@ -97,6 +97,7 @@ def adapter_settings(
         "evaluation": config.evaluation.model_dump(mode="json") | {"max_new_tokens": max_new_tokens or "auto"},
         "dtype": dtype,
         "quantization": config.model.quantization,
+        "global_attention": config.model.global_attention,
         "base_name": config.model.model_name_or_path,
         # what quantisation makes of weights differs between devices, so that its hash says nothing elsewhere
         "base_sha256": base_digest if config.model.quantization is None else None,
