@@ -126,7 +126,14 @@ TOKENIZERS: Tokenizers = {
 def _config(family: str, vocabulary: int) -> PretrainedConfig:
     if family == "t5":
         return T5Config(
-            vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, initializer_factor=2.0
+            vocab_size=vocabulary,
+            d_model=32,
+            d_kv=8,
+            d_ff=64,
+            num_layers=2,
+            num_heads=4,
+            initializer_factor=2.0,
+            decoder_start_token_id=0,
         )
     sizes = _SIZES | {"vocab_size": vocabulary}
     if family == "led":
@@ -138,7 +145,7 @@ def _config(family: str, vocabulary: int) -> PretrainedConfig:
         return MBartConfig(**sizes, **start, scale_embedding=True, max_position_embeddings=128)
     if family in ("nllb", "m2m_100"):
         return M2M100Config(**sizes, decoder_start_token_id=2, max_position_embeddings=128)
-    return BartConfig(**sizes, decoder_start_token_id=2, forced_bos_token_id=0, max_position_embeddings=128)
+    return BartConfig(**sizes, decoder_start_token_id=2, max_position_embeddings=128)
 
 
 def write_base(family: str, directory: Path, texts: Sequence[str], **changes: Any) -> Path:
@@ -149,6 +156,8 @@ def write_base(family: str, directory: Path, texts: Sequence[str], **changes: An
     for name, value in changes.items():
         setattr(config, name, value)
     model = AutoModelForSeq2SeqLM.from_config(config)
+    if family == "bart":  # as the generation_config.json of facebook/bart-large says
+        model.generation_config.forced_bos_token_id = 0
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import Literal
 
 from transformers import PreTrainedModel
@@ -18,8 +19,10 @@ def set_global_attention(base: PreTrainedModel, wanted: Literal["auto", "none"])
     Returns:
         Whether the first token of every source gets global attention: asked for, and a model that has such a mask.
     """
-    on = wanted == "auto" and "global_attention_mask" in inspect.signature(base.forward).parameters
-    settings = base.generation_config
+    has_mask = "global_attention_mask" in inspect.signature(base.forward).parameters
+    on, settings = has_mask and wanted == "auto", base.generation_config
+    if has_mask:  # it says that it pads to its window, which nobody can change
+        logging.getLogger(type(base).__module__).setLevel(logging.ERROR)
     if on:
         setattr(settings, GLOBAL_ATTENTION, FIRST_TOKEN)
     elif hasattr(settings, GLOBAL_ATTENTION):

@@ -111,6 +111,7 @@ def card_facts(
     metrics: dict[str, Any],
     parameters: dict[str, int],
     base: str,
+    first_token_global: bool = False,
 ) -> CardFacts:
     """The card's facts, from a finished run."""
     ranks = engine.ranks()
@@ -125,6 +126,8 @@ def card_facts(
         data_files=files,
         rows={"train": len(data.train), "validation": len(data.validation)},
         label_words=() if data.verbalizer is None else data.verbalizer.words,
+        languages=(section.source_lang, section.target_lang) if section.source_lang and section.target_lang else None,
+        first_token_global=first_token_global,
         metrics=metrics,
         rank_summary=role_summary(ranks, {name: role_of(name) for name in ranks}),
         budget=sum(ranks.values()),
