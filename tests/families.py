@@ -44,6 +44,15 @@ _SIZES: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
+_T5: dict[str, Any] = {
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "initializer_factor": 2.0,
+    "decoder_start_token_id": 0,
+}
 Tokenizers = dict[str, Callable[[Sequence[str], Path], Any]]
 
 
@@ -125,23 +134,14 @@ TOKENIZERS: Tokenizers = {
 
 def _config(family: str, vocabulary: int) -> PretrainedConfig:
     if family == "t5":
-        return T5Config(
-            vocab_size=vocabulary,
-            d_model=32,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            initializer_factor=2.0,
-            decoder_start_token_id=0,
-        )
+        return T5Config(**_T5, vocab_size=vocabulary)
     sizes = _SIZES | {"vocab_size": vocabulary}
     if family == "led":
         return LEDConfig(
             **sizes, attention_window=16, max_encoder_position_embeddings=256, max_decoder_position_embeddings=128
         )
     if family in ("mbart", "mbart50"):
-        start = {"decoder_start_token_id": 2} if family == "mbart50" else {}
+        start: dict[str, Any] = {"decoder_start_token_id": 2} if family == "mbart50" else {}
         return MBartConfig(**sizes, **start, scale_embedding=True, max_position_embeddings=128)
     if family in ("nllb", "m2m_100"):
         return M2M100Config(**sizes, decoder_start_token_id=2, max_position_embeddings=128)

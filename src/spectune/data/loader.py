@@ -104,7 +104,9 @@ class BatchLoader:
             "accumulation_steps": accumulation_steps,
             "seed": seed,
             "world_size": world_size,
-        } | ({"source_block": source_block} if source_block > 1 else {})
+        }
+        if source_block > 1:
+            self._identity["source_block"] = source_block
         self._epoch = 0
         self._window = 0
         self._plan: tuple[int, list[Batches]] | None = None
