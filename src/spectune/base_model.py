@@ -17,7 +17,7 @@ from spectune.hub import LOG_IN, hub_trouble
 from spectune.teacher_forcing import decoder_inputs
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 STARTER = "starter"
 _CONFIG = "config.json"
@@ -88,8 +88,26 @@ def skeleton(model: ModelConfig) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
     made.tie_weights()  # the meta device makes tied weights twice
-    decoder_inputs(made, torch.ones(1, 1, dtype=torch.long))  # refuses what could be loaded and not be trained
+    # refuses what could be loaded and not be trained; mBART's rule needs a token that is no padding, whichever that is
+    decoder_inputs(made, torch.tensor([[0, 1]]))
     return made
+
+
+def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    return tokenizer
 
 
 def _checked_directory(path: Path, otherwise: str) -> str:

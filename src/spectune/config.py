@@ -53,6 +53,9 @@ class ModelConfig(Section):
     quantization: Literal["int8", "nf4"] | None = None
     """Linear maps of the frozen base in 8 or 4 bits, by the bitsandbytes library (`pip install 'spectune[quant]'`)."""
     trust_remote_code: bool = False
+    global_attention: Literal["auto", "none"] = "auto"
+    """LED: `auto` lets the first token see all others and be seen by them, in training and generation; `none` leaves
+    the local windows alone. Other models have no such choice."""
 
     @model_validator(mode="after")
     def _precision(self) -> ModelConfig:
@@ -88,6 +91,10 @@ class DataConfig(Section):
     label_names: dict[int | str, str] | list[str] | str | None = None
     """Label → word: a mapping, a list in label order, or the path of a `labels.json`."""
     source_prefix: str = ""
+    source_lang: Name | None = None
+    """Language code of the sources, for multilingual tokenizers (mBART, M2M100, NLLB, PLBart), as `en_XX`."""
+    target_lang: Name | None = None
+    """Language code of the targets; what every output is made to start with."""
     max_source_length: PositiveInt = 256
     """Tokens, the end token included; longer sources are cut and counted."""
     max_target_length: PositiveInt = 128
@@ -110,6 +117,8 @@ class DataConfig(Section):
             raise ValueError("validation_file and test_file go with train_file; a dataset brings its own splits")
         if self.dataset_name is None and (self.dataset_config_name or self.dataset_revision):
             raise ValueError("dataset_config_name and dataset_revision go with dataset_name, not train_file")
+        if (self.source_lang is None) != (self.target_lang is None):
+            raise ValueError("give both source_lang and target_lang, or neither")
         if self.label_names is not None and self.task not in (None, "classification"):
             raise ValueError(f"label_names belong to task: classification, not {self.task}")
         return self

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, resolve_schedule
-from spectune.base_model import locate_model, skeleton
+from spectune.base_model import load_tokenizer, locate_model, skeleton
 from spectune.config import RunConfig, TrainConfig
+from spectune.data.languages import check_language_options, set_languages
 from spectune.data.locations import resolve_data_path
 from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError
 from spectune.evaluation.metrics import choose_metrics
+from spectune.families import family_notes
 from spectune.formats.adapter_files import check_start
 from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of, with_room
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
@@ -100,7 +102,10 @@ def plan_run(config: RunConfig) -> Plan:
         check_start(config.adapter.init_from, config.adapter.init_r)
     outline = outline_run(config, data_required=False)
     model = skeleton(config.model)
-    notes = [*outline.notes, *check_lengths(config.data, model.config)]
+    notes = [*outline.notes, *check_lengths(config.data, model.config, evaluation=config.evaluation)]
+    notes += family_notes(config, model)
+    if config.data.source_lang is not None:  # a code that the tokenizer does not know
+        set_languages(load_tokenizer(outline.base, config.model), config.data)
     targets = find_modules(config, model)
     parameters = parameters_of(config, model, targets)
     return Plan(
@@ -138,12 +143,14 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     rate = learning_rate_of(config, schedule)
     notes += _tuning_notes(config)
     _check_library(config)
+    base = locate_model(config.model)
+    check_language_options(config.data, base)
     return Outline(
         data=data,
         lengths=lengths,
         schedule=schedule,
         rate=rate,
-        base=locate_model(config.model),
+        base=base,
         notes=tuple(notes),
     )
 

@@ -56,6 +56,8 @@ class BatchLoader:
         source_length: int | None = None,
         target_length: int | None = None,
         pad_to_multiple_of: int | None = None,
+        first_token_global: bool = False,
+        source_block: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -66,6 +68,9 @@ class BatchLoader:
             accumulation_steps: micro-batches of one process in a window.
             source_length: pad every source to this many tokens (`padding: max_length`); None: to the batch's longest.
             target_length: likewise for targets.
+            first_token_global: give LED's `global_attention_mask` with every batch (see `collate`).
+            source_block: tokens that the model pads sources to a multiple of, inside itself; rows that fill equally
+                many blocks cost the same there, and are put together by the length of their targets.
             rank: this process, from 0; `world_size` is their number.
 
         Raises:
@@ -77,6 +82,7 @@ class BatchLoader:
             raise ValueError(f"rank {rank} of {world_size}, accumulation {accumulation_steps}")
         self._tokenized = tokenized
         self._source_lengths = [len(ids) for ids in tokenized.input_ids]
+        self._source_blocks = [-(-length // source_block) for length in self._source_lengths]
         self._target_lengths = [len(ids) for ids in tokenized.labels]
         self._batch_size = batch_size
         self._accumulation_steps = accumulation_steps
@@ -89,6 +95,7 @@ class BatchLoader:
             source_length=source_length,
             target_length=target_length,
             pad_to_multiple_of=pad_to_multiple_of,
+            first_token_global=first_token_global,
         )
         self._identity: dict[str, int | str] = {
             "version": _VERSION,
@@ -98,6 +105,8 @@ class BatchLoader:
             "seed": seed,
             "world_size": world_size,
         }
+        if source_block > 1:
+            self._identity["source_block"] = source_block
         self._epoch = 0
         self._window = 0
         self._plan: tuple[int, list[Batches]] | None = None
@@ -144,7 +153,7 @@ class BatchLoader:
     def _windows_of(self, epoch: int) -> list[Batches]:
         if self._plan is None or self._plan[0] != epoch:
             batches = bucketed_batches(
-                self._source_lengths,
+                self._source_blocks,
                 self._target_lengths,
                 batch_size=self._batch_size,
                 seed=self._seed,
@@ -184,4 +193,5 @@ _SPOKEN = {
     "accumulation_steps": "gradient_accumulation_steps",
     "seed": "seed",
     "world_size": "number of processes",
+    "source_block": "length of the model's attention blocks",
 }

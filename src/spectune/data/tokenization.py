@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spectune.config import DataConfig
+from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.examples import Example
 from spectune.data.wording import count, rows_text
 from spectune.errors import ConfigError, DataError
@@ -131,14 +131,22 @@ def decode_texts(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> li
     return [text.strip() for text in texts]
 
 
-def check_lengths(config: DataConfig, model_config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[str]:
+def check_lengths(
+    config: DataConfig,
+    model_config: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    evaluation: EvaluationConfig | None = None,
+) -> list[str]:
     """Refuses lengths beyond the model's positions; returns remarks on lengths beyond the tokenizer's advice.
 
     Models with relative positions (T5) have no limit.
 
     Raises:
-        ConfigError: `max_source_length` or `max_target_length` is more than the model has positions for.
+        ConfigError: `max_source_length` or `max_target_length`, or a length that `evaluation` lets outputs grow to, is
+            more than the model has positions for.
     """
+    if evaluation is not None:
+        _check_output_length(evaluation, position_limit(model_config, "target"))
     lengths = {"source": config.max_source_length, "target": config.max_target_length}
     for side, length in lengths.items():
         limit = position_limit(model_config, side)
@@ -151,6 +159,20 @@ def check_lengths(config: DataConfig, model_config: Any, tokenizer: PreTrainedTo
     if isinstance(advised, int) and 0 < advised < config.max_source_length:
         return [f"max_source_length {config.max_source_length} is beyond the {advised} tokens the tokenizer advises"]
     return []
+
+
+def _check_output_length(config: EvaluationConfig, limit: int | None) -> None:
+    """The decoder reads the start token and all new tokens but the last."""
+    if limit is None:
+        return
+    longest = {"max_new_tokens": limit, "max_length": limit + 1}
+    for name, most in longest.items():
+        length = getattr(config, name)
+        if isinstance(length, int) and length > most:
+            raise ConfigError(
+                f"evaluation.{name} {length} is more than the {limit} positions of this model's decoder can write; "
+                f"set it to {most} or less"
+            )
 
 
 def position_limit(model_config: Any, side: str) -> int | None:

@@ -18,6 +18,9 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Pr
 
 AfterBatch = Callable[[list[int], Any, Tensor], None]
 """Called with a batch's row numbers, its encoder's output and its attention mask (rows, longest)."""
+GLOBAL_ATTENTION = "global_attention"
+FIRST_TOKEN = "first_token"
+"""Value of this entry of a generation config: LED's first token attends to all tokens, and all to it."""
 _LEAVE_SHARE = 8  # finished rows leave a batch once they are an eighth of it: before, copying the caches costs more
 
 
@@ -101,6 +104,13 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int, device: torch.device)
     return ids.to(device), mask.to(device)
 
 
+def first_token_mask(mask: Tensor) -> Tensor:
+    """LED's `global_attention_mask`, for an attention mask (rows, length): 1 at the first token, else 0."""
+    chosen = torch.zeros_like(mask)
+    chosen[:, 0] = 1
+    return chosen
+
+
 @torch.inference_mode()
 def generate_texts(
     model: nn.Module,
@@ -129,11 +139,13 @@ def generate_texts(
     padding = padding_id(base, tokenizer)
     texts = [""] * len(input_ids)
     search = {"custom_generate": greedy} if config.num_beams == 1 and not config.do_sample else {}
+    first_is_global = getattr(config, GLOBAL_ATTENTION, None) == FIRST_TOKEN
     with evaluation_mode(model), _own_decoding_defaults(base, config), _encoder_output(base) as encoded:
         for rows in batches_by_length([len(row) for row in input_ids], batch_size):
             ids, mask = pad_right([input_ids[row] for row in rows], padding, base.device)
+            chosen = {"global_attention_mask": first_token_mask(mask)} if first_is_global else {}
             generated = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, generation_config=config, **search
+                input_ids=ids, attention_mask=mask, generation_config=config, **chosen, **search
             )
             for row, text in zip(rows, decode(tokenizer, generated), strict=True):
                 texts[row] = text

@@ -13,12 +13,15 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectune.data.examples import Example
+from spectune.data.languages import set_languages
 from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, tokenize_examples
 from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
+from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
+from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.metrics import resolve_metrics
 from spectune.formats.adapter_files import WEIGHTS, read_adapter_config
 from spectune.formats.adapter_settings import AdapterSettings
@@ -117,7 +120,11 @@ def load_adapter(
     with _one_line_of(source), without_peft_chatter():
         model: PeftModel = PeftModel.from_pretrained(base, source)
     check_loaded(weights, tensors, model, "default")
-    return TrainedAdapter(model.eval(), _load_tokenizer(source, name), settings)
+    tokenizer = _load_tokenizer(source, name)
+    set_languages(tokenizer, settings.data, required=False)
+    set_first_tokens(base, tokenizer)
+    set_global_attention(base, settings.global_attention)
+    return TrainedAdapter(model.eval(), tokenizer, settings)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.verbalizer import Verbalizer
@@ -24,6 +25,8 @@ class AdapterSettings:
     verbalizer: Verbalizer | None = None
     dtype: str = "float32"
     quantization: str | None = None
+    global_attention: Literal["auto", "none"] = "none"
+    """LED: `none` is what plain transformers does unless it is given a mask."""
     base: str | None = None
     """SHA-256 of the base's weights in that precision."""
     base_name: str | None = None
@@ -44,6 +47,7 @@ class AdapterSettings:
                 verbalizer=None if labels is None else Verbalizer.from_dict(labels),
                 dtype=str(found["dtype"]),
                 quantization=found.get("quantization"),
+                global_attention="auto" if found.get("global_attention") == "auto" else "none",
                 base=found.get("base_sha256"),
                 base_name=found.get("base_name"),
             )

@@ -11,6 +11,7 @@ from spectune.config import RunConfig
 from spectune.errors import ConfigError
 from spectune.training.bfloat16 import bfloat16_gain
 
+_OVERFLOWING = ("t5", "switch_transformers")  # T5 and what is made of it
 CLEAR_GAIN = 1.2  # below, rounding to 8 bits of precision is not worth it
 _WITH_PROMPTS = "mvp with use_prompt"
 
@@ -68,7 +69,7 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
         return fastest_dtype(device)
     if wanted == "float16" and device.type == "cpu":
         raise ConfigError("model.dtype float16 needs a GPU; use auto, float32 or bfloat16")
-    if wanted == "float16" and "t5" in model_type:
+    if wanted == "float16" and any(kin in model_type for kin in _OVERFLOWING):
         raise ConfigError(f"model.dtype float16 overflows in {model_type}; use auto, bfloat16 or float32")
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype, "as configured"

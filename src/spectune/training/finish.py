@@ -145,7 +145,15 @@ def _save(ready: Ready, metrics: dict[str, Any], parameters: dict[str, int]) -> 
         settings=outputs.adapter_settings(
             config, session.data, name_of(session.dtype), settings.max_new_tokens, session.base_digest
         ),
-        card=outputs.card_facts(config, session.data, adapted.engine, metrics, parameters, session.outline.base),
+        card=outputs.card_facts(
+            config,
+            session.data,
+            adapted.engine,
+            metrics,
+            parameters,
+            session.outline.base,
+            session.first_token_global,
+        ),
         adapter_name=config.adapter.adapter_name,
     )
     session.reporter.line(

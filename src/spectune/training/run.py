@@ -17,16 +17,20 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
-from spectune.base_model import read_config, skeleton
+from spectune.base_model import load_tokenizer, read_config, skeleton
 from spectune.config import RunConfig
 from spectune.data.examples import Example
+from spectune.data.languages import set_languages
 from spectune.data.loader import BatchLoader
 from spectune.data.prepare import PreparedData
-from spectune.data.tokenization import TokenizedSet, check_lengths, tokenize_examples
+from spectune.data.tokenization import TokenizedSet, check_lengths, position_limit, tokenize_examples
 from spectune.errors import ConfigError
 from spectune.evaluation.decoding import base_of, padding_id
 from spectune.evaluation.evaluate import Evaluation
+from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import resolve_settings
+from spectune.evaluation.global_attention import set_global_attention
+from spectune.families import attention_block, family_notes, vocabulary_of
 from spectune.files import write_text
 from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
@@ -40,7 +44,7 @@ from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
 from spectune.training.loop import Loop
-from spectune.training.model import Adapted, adapt, load_base, load_tokenizer
+from spectune.training.model import Adapted, adapt, load_base
 from spectune.training.optimizer import make_optimizer
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
@@ -77,8 +81,9 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     tokenizer, sets = _prepare_data(session)
     session.reporter.heading(2)
     show_schedule(session)
-    adapted = _load_and_adapt(session)
-    settings = resolve_settings(config.evaluation, _longest_target(config, sets))
+    adapted = _load_and_adapt(session, tokenizer)
+    limit = position_limit(base_of(adapted.model).config, "target")
+    settings = resolve_settings(config.evaluation, _longest_target(config, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready, stop)
     with closing(loop.journal):
@@ -95,6 +100,7 @@ def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, 
         session.reporter.line(line)
     config = session.config
     tokenizer = load_tokenizer(session.outline.base, config.model)
+    set_languages(tokenizer, config.data)
     sets = {
         name: tokenize_examples(
             examples,
@@ -104,6 +110,8 @@ def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, 
         )
         for name, examples in _splits(session.data).items()
     }
+    for name, one in sets.items():
+        session.vocabulary.check(name, one.input_ids, one.labels)
     train = sets["train"]
     session.timings["tokenize"] = sum(one.seconds for one in sets.values())
     speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
@@ -122,24 +130,28 @@ def _fit_budget(session: Session) -> None:
     """Names that match nothing and a budget that cannot be met are found on the skeleton, before weights are read."""
     config, outline = session.config, session.outline
     model = skeleton(config.model)
+    session.vocabulary = vocabulary_of(model)
+    outline = replace(outline, notes=(*outline.notes, *family_notes(config, model)))
     parameters = parameters_of(config, model, find_modules(config, model))
     session.room = parameters.room
     schedule = with_room(outline.schedule, parameters.room, parameters.triplets_at_start)
     session.outline = replace(outline, schedule=schedule)
 
 
-def _load_and_adapt(session: Session) -> Adapted:
+def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Adapted:
     session.reporter.heading(3)
     config, started = session.config, time.monotonic()
     session.device, fallback = choose_device(config.train.use_cpu)
     if fallback:
         session.reporter.warning(fallback)
     base_config = read_config(config.model)
-    for line in check_lengths(config.data, base_config):
+    for line in check_lengths(config.data, base_config, evaluation=config.evaluation):
         session.reporter.warning(line)
     session.dtype, reason = choose_dtype(config, kind_of(base_config), session.device)
     base = load_base(session.outline.base, config.model, session.dtype, session.device)
     session.base_digest = weights_digest(base)
+    set_first_tokens(base, tokenizer)
+    session.first_token_global = set_global_attention(base, config.model.global_attention)
     _seed(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
     if config.train.gradient_checkpointing:
@@ -206,15 +218,17 @@ def _fingerprint(ready: Ready) -> dict[str, Any]:
 
 def _loader(ready: Ready, *, seed: int) -> BatchLoader:
     data, train = ready.session.config.data, ready.session.config.train
-    pad = data.padding == "max_length"
+    pad, base = data.padding == "max_length", base_of(ready.adapted.model)
     return BatchLoader(
         ready.sets["train"],
         batch_size=train.per_device_train_batch_size,
         accumulation_steps=train.gradient_accumulation_steps,
         seed=seed,
-        pad_token_id=padding_id(base_of(ready.adapted.model), ready.tokenizer),
+        pad_token_id=padding_id(base, ready.tokenizer),
         source_length=data.max_source_length if pad else None,
         target_length=data.max_target_length if pad else None,
+        first_token_global=ready.session.first_token_global,
+        source_block=attention_block(base.config),
     )
 
 

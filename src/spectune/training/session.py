@@ -14,6 +14,7 @@ from spectune.data.tokenization import TokenizedSet
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import GenerationSettings
 from spectune.evaluation.metrics import choose_metrics
+from spectune.families import Vocabulary
 from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
@@ -34,6 +35,10 @@ class Session:
     dtype: torch.dtype = torch.float32
     room: int | None = None
     """Parameters that the triplets may have after the freeze, where `adapter.budget` says so."""
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary(0, 0))
+    """Of the base."""
+    first_token_global: bool = False
+    """LED: the first token of every source has global attention."""
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
     timings: dict[str, float] = field(default_factory=dict)
