@@ -44,13 +44,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
+def copy_of_output(output: Any) -> Any:
+    """A module's output with the same tensors, whose entries may be replaced without harm to `output`."""
+    return type(output)(**output) if isinstance(output, dict) else output
+
+
 @contextmanager
 def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
     """A list that holds the encoder's latest output, so that more can be made of it than one generation."""
     latest: list[Any] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        latest[:] = [type(output)(**output) if isinstance(output, dict) else output]  # beams repeat its rows in place
+        latest[:] = [copy_of_output(output)]  # beams repeat its rows in place
 
     hook = model.get_encoder().register_forward_hook(keep)
     try:
@@ -60,7 +65,7 @@ def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _own_decoding_defaults(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+def own_decoding_defaults(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Make `config` the model's own: `generate` fills every field that is None from the model's, not from neutral."""
     former = model.generation_config
     model.generation_config = config
@@ -122,7 +127,7 @@ def generate_texts(
     padding = padding_id(base, tokenizer)
     texts = [""] * len(input_ids)
     search = {"custom_generate": greedy} if config.num_beams == 1 and not config.do_sample else {}
-    with evaluation_mode(model), _own_decoding_defaults(base, config), _encoder_output(base) as encoded:
+    with evaluation_mode(model), own_decoding_defaults(base, config), _encoder_output(base) as encoded:
         for rows in batches_by_length([len(row) for row in input_ids], batch_size):
             ids, mask = pad_right([input_ids[row] for row in rows], padding, base.device)
             generated = model.generate(  # type: ignore[operator]

@@ -27,6 +27,7 @@ from spectune.errors import ConfigError
 from spectune.evaluation.decoding import base_of, padding_id
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.generation import resolve_settings
+from spectune.evaluation.label_trie import label_trie
 from spectune.files import write_text
 from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
@@ -104,6 +105,8 @@ def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, 
         )
         for name, examples in _splits(session.data).items()
     }
+    if config.evaluation.constrain_labels:
+        session.trie = label_trie(session.labels or (), tokenizer, config.data.max_target_length)
     train = sets["train"]
     session.timings["tokenize"] = sum(one.seconds for one in sets.values())
     speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
