@@ -259,8 +259,8 @@ class EvaluationConfig(Section):
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=_MOST)] = 0
     per_device_eval_batch_size: PositiveInt = 32
     constrain_labels: bool = False
-    """For classification: also decode under the label words alone, with a probability for each label. Written beside the
-    free decoding, as `constrained_prediction`, `label_probabilities`, `constrained_accuracy`, `constrained_macro_f1`."""
+    """Classification: also decode under the label words alone, with a probability for each label. Beside the free
+    decoding: `constrained_prediction`, `label_probabilities`, `constrained_accuracy`, `constrained_macro_f1`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluationConfig:

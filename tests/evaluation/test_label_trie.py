@@ -60,7 +60,9 @@ def test_the_branches_are_the_places_where_labels_part(bodies: set[tuple[int, ..
     parting = {prefix for prefix in parting if len(trie.allowed(prefix)) > 1}
     for way, label in found:
         assert trie.paths[label][: len(way)] == way
-        assert not any(prefix[: len(way)] == way for prefix in parting if len(way))  # nothing parts behind the last choice
+        assert not any(
+            prefix[: len(way)] == way for prefix in parting if len(way)
+        )  # nothing parts behind the last choice
     assert _count(trie.root()) == len(parting)
 
 
@@ -74,7 +76,9 @@ def test_any_tokens_end_at_some_label_as_far_as_they_can_be_followed(
 ) -> None:
     trie = trie_of(bodies)
     path = trie.paths[trie.label(tokens)]
-    common = next((i for i, (a, b) in enumerate(zip(path, tokens, strict=False)) if a != b), min(len(path), len(tokens)))
+    common = next(
+        (i for i, (a, b) in enumerate(zip(path, tokens, strict=False)) if a != b), min(len(path), len(tokens))
+    )
     longest = max(
         next((i for i, (a, b) in enumerate(zip(p, tokens, strict=False)) if a != b), min(len(p), len(tokens)))
         for p in trie.paths
@@ -98,7 +102,13 @@ def test_behind_a_forced_token() -> None:
 
 
 def test_what_is_no_trie() -> None:
-    for words, paths in (("", []), ("a", [(2,)]), ("a", [(END, END)]), ("ab", [(2, END), (2, END)]), ("ab", [(2, END)])):
+    for words, paths in (
+        ("", []),
+        ("a", [(2,)]),
+        ("a", [(END, END)]),
+        ("ab", [(2, END), (2, END)]),
+        ("ab", [(2, END)]),
+    ):
         with pytest.raises(ValueError, match="token ids"):
             LabelTrie(words, paths, END)
 
@@ -107,7 +117,7 @@ def test_labels_are_encoded_as_targets_are(tiny_tokenizer: PreTrainedTokenizerFa
     words = ["profit", "profit rose", "no change"]
     trie = label_trie(words, tiny_tokenizer, 16)
     assert [list(path) for path in trie.paths] == tokenize_targets(words, tiny_tokenizer, max_target_length=16)
-    assert [tiny_tokenizer.decode(path, skip_special_tokens=True) for path in trie.paths] == words
+    assert [tiny_tokenizer.decode(list(path), skip_special_tokens=True) for path in trie.paths] == words
     lengths = sorted(map(len, trie.paths))
     cut = label_trie(words, tiny_tokenizer, lengths[-1] - 1)
     assert sorted(map(len, cut.paths)) == [*lengths[:-1], lengths[-1] - 1]
@@ -115,7 +125,7 @@ def test_labels_are_encoded_as_targets_are(tiny_tokenizer: PreTrainedTokenizerFa
 
 
 def test_labels_that_are_the_same_tokens_are_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ConfigError, match="'profit rose' and 'profit rose again' are the same . tokens .*length 3"):
+    with pytest.raises(ConfigError, match=r"'profit rose' and 'profit rose again' are the same . tokens .*length 3"):
         label_trie(["profit rose", "fell", "profit rose again"], tiny_tokenizer, 3)
 
 

@@ -161,7 +161,7 @@ def branch_search(
     def visit(branch: Branch, tokens: Tensor, before: Tensor) -> None:
         logits = step.forward(tokens)[:, list(branch.tokens)].double().nan_to_num()
         chosen = before[:, None] + logits.log_softmax(-1)
-        for index, (token, below) in enumerate(zip(branch.tokens, branch.below, strict=True)):
+        for index, below in enumerate(branch.below):
             if isinstance(below, int):
                 logarithms[:, below] = chosen[:, index]
             else:

@@ -3,8 +3,8 @@
 A signature says all that the number depends on besides the texts (library and version, options, references). Two
 numbers whose signatures differ are not compared; the idea is sacrebleu's (`sacrebleu/metrics/base.py`).
 
-`exact_match`, `accuracy`, `macro_f1`, `non_label_share` and the `constrained_` ones are in 0–1; `rouge1`, `rouge2`, `rougeL`, `bleu` and `chrf`
-in 0–100. Importing this module is cheap: the libraries are imported by the metric that needs them.
+`exact_match`, `accuracy`, `macro_f1`, `non_label_share` and the `constrained_` ones are in 0–1; `rouge1`, `rouge2`,
+`rougeL`, `bleu` and `chrf` in 0–100. Importing this module is cheap: a metric imports its library itself.
 """
 
 from __future__ import annotations
@@ -157,9 +157,7 @@ def constrained_metrics(
     predictions: Sequence[str], references: Sequence[Sequence[str]], labels: Sequence[str]
 ) -> dict[str, Metric]:
     """`CONSTRAINED` over labels that were decoded as nothing else could be; arguments as in `compute_metrics`."""
-    found = compute_metrics(
-        list(CONSTRAINED.values()), predictions=predictions, references=references, labels=labels
-    )
+    found = compute_metrics(list(CONSTRAINED.values()), predictions=predictions, references=references, labels=labels)
     return {
         name: replace(found[free], signature=found[free].signature.replace("non-label:wrong", "decoding:label trie"))
         for name, free in CONSTRAINED.items()
