@@ -5,6 +5,8 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import make_tokenizer
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from spectune.data.tokenization import tokenize_targets
@@ -28,16 +30,11 @@ def written(trie: LabelTrie, prefix: tuple[int, ...] = ()) -> list[tuple[int, ..
 
 
 def through_branches(node: Branch | int, before: tuple[int, ...] = ()) -> list[tuple[tuple[int, ...], int]]:
-    """For each label the tokens up to its last choice."""
+    """For each label the tokens up to where it is certain."""
     if isinstance(node, int):
         return [(before, node)]
-    found = []
-    for token, below in zip(node.tokens, node.below, strict=True):
-        # a branch's edge begins with the choice that led to it
-        way = (*before, *node.edge)
-        found += through_branches(below, way if isinstance(below, Branch) else (*way, token))
-        assert isinstance(below, int) or below.edge[0] == token
-    return found
+    pairs = zip(node.tokens, node.below, strict=True)
+    return [found for token, below in pairs for found in through_branches(below, (*before, token))]
 
 
 @given(BODIES)
@@ -52,22 +49,14 @@ def test_what_can_be_written_is_the_labels(bodies: set[tuple[int, ...]]) -> None
 
 
 @given(BODIES)
-def test_the_branches_are_the_places_where_labels_part(bodies: set[tuple[int, ...]]) -> None:
+def test_the_branches_lead_to_each_label_as_far_as_it_is_shared(bodies: set[tuple[int, ...]]) -> None:
     trie = trie_of(bodies)
     found = through_branches(trie.root())
     assert sorted(label for _, label in found) == list(range(len(bodies)))
-    parting = {path[:length] for path in trie.paths for length in range(len(path))}
-    parting = {prefix for prefix in parting if len(trie.allowed(prefix)) > 1}
     for way, label in found:
+        assert [path[: len(way)] for path in trie.paths].count(way) == 1
         assert trie.paths[label][: len(way)] == way
-        assert not any(
-            prefix[: len(way)] == way for prefix in parting if len(way)
-        )  # nothing parts behind the last choice
-    assert _count(trie.root()) == len(parting)
-
-
-def _count(node: Branch | int) -> int:
-    return 0 if isinstance(node, int) else 1 + sum(map(_count, node.below))
+        assert not way or [path[: len(way) - 1] for path in trie.paths].count(way[:-1]) > 1
 
 
 @given(BODIES, st.lists(st.integers(0, 9), max_size=7))
@@ -129,9 +118,17 @@ def test_labels_that_are_the_same_tokens_are_refused(tiny_tokenizer: PreTrainedT
         label_trie(["profit rose", "fell", "profit rose again"], tiny_tokenizer, 3)
 
 
-def test_a_tokenizer_without_end_token_is_refused(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
-    from tests.conftest import make_tokenizer
+def test_what_stands_behind_the_end_token_is_never_generated(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = make_tokenizer()  # legacy mBART: text, end token, language code
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s> <unk>", special_tokens=[("</s>", 1), ("<unk>", 2)]
+    )
+    words = ["profit rose", "no change"]
+    assert tokenizer(text_target=words)["input_ids"][0][-2:] == [1, 2]
+    assert label_trie(words, tokenizer, 16).paths == label_trie(words, tiny_tokenizer, 16).paths
 
+
+def test_a_tokenizer_without_end_token_is_refused() -> None:
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(ConfigError, match="needs a tokenizer with an end token"):

@@ -3,11 +3,12 @@
 The prediction is what the run's decoding, greedy or with beams, writes when each step may only go on along a label
 (`prefix_allowed_tokens_fn`). The probability of a label is the product of its steps' probabilities, each step a softmax
 over the tokens that the trie allows there: over all labels they sum to 1. They are found by a search of our own inside
-`generate` that follows every branch; steps with one choice cost nothing.
+`generate` that follows every branch, and stops where one label is left.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,14 +17,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import GenerationConfig
 
-from spectune.evaluation.decoding import base_of, copy_of_output, greedy, own_decoding_defaults
+from spectune.evaluation.decoding import (
+    base_of,
+    can_select,
+    copy_of_output,
+    greedy,
+    own_decoding_defaults,
+    select_rows,
+)
 from spectune.evaluation.generation import GenerationSettings, generation_config
 from spectune.evaluation.label_trie import Branch, LabelTrie
 
 MOST_WRITTEN = 10
 """Labels whose probabilities are written down for a row: all, or the likeliest of more."""
+BRANCHES_AT_ONCE = 4
+"""Branches of the trie that one forward takes: the memory of four beams."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +49,12 @@ class LabelOutputs:
     seconds: float
 
     def of_row(self, row: int, most: int | None = None) -> dict[str, float]:
-        """Probabilities of a row by label, likeliest first; of the `most` likeliest alone where that is given."""
-        values = self.probabilities[row].tolist()
-        order = sorted(range(len(values)), key=lambda label: -values[label])
+        """Probabilities of a row by label, likeliest first; of the `most` likeliest alone where that is given.
+
+        Among equals, which are not rare with bfloat16 logits, the prediction comes first.
+        """
+        values, predicted = self.probabilities[row].tolist(), self.predictions[row]
+        order = sorted(range(len(values)), key=lambda label: (-values[label], self.words[label] != predicted))
         return {self.words[label]: values[label] for label in order[:most]}
 
     def record(self, row: int) -> dict[str, Any]:
@@ -139,10 +152,7 @@ def branch_search(
     generation_config: Any,
     **inputs: Any,
 ) -> Tensor:
-    """A search for `generate` that follows every branch of a trie, depth first, and returns what each label got.
-
-    Each branch is one step of all rows. The cache holds the way to the present branch and is cut back on return, so
-    that it never has more rows than the batch.
+    """A search for `generate` that follows every branch of a trie and returns what each label got.
 
     Args:
         root: the branches, from `LabelTrie.root`.
@@ -154,56 +164,75 @@ def branch_search(
     Returns:
         (rows, labels) float64 probabilities; logits that are not numbers count as equal.
     """
-    rows = len(input_ids)
-    logarithms = torch.zeros(rows, labels, dtype=torch.float64, device=input_ids.device)
-    step = _Steps(model, inputs)
-
-    def visit(branch: Branch, tokens: Tensor, before: Tensor) -> None:
-        logits = step.forward(tokens)[:, list(branch.tokens)].double().nan_to_num()
-        chosen = before[:, None] + logits.log_softmax(-1)
-        for index, below in enumerate(branch.below):
-            if isinstance(below, int):
-                logarithms[:, below] = chosen[:, index]
-            else:
-                visit(below, _repeated(below.edge, input_ids), chosen[:, index])
-        step.back(tokens.shape[1])
-
+    logarithms = torch.zeros(len(input_ids), labels, dtype=torch.float64, device=input_ids.device)
     if isinstance(root, Branch):
-        tokens = torch.cat([input_ids, _repeated((*forced, *root.edge), input_ids)], dim=1)
-        visit(root, tokens, logarithms[:, 0].clone())
+        start = torch.cat([input_ids, input_ids.new_tensor(forced).expand(len(input_ids), -1)], dim=1)
+        if not can_select(inputs.get("past_key_values")):
+            inputs |= {"past_key_values": None, "use_cache": False}
+        _visit([root], start, logarithms[:, :1], logarithms, model, inputs)
     return logarithms.exp()
 
 
-def _repeated(tokens: tuple[int, ...], like: Tensor) -> Tensor:
-    """The same tokens for every row of `like`: (rows, tokens)."""
-    return like.new_tensor(tokens).expand(len(like), len(tokens))
+def _visit(
+    front: list[Branch], written: Tensor, before: Tensor, logarithms: Tensor, model: Any, inputs: dict[str, Any]
+) -> None:
+    """Take branches of one depth together, then what is below them, a few at a time.
 
-
-class _Steps:
-    """Forward passes along a path that can be gone back."""
-
-    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self._model, self._inputs = model, inputs
-        self._written: Tensor | None = None
-        cache = inputs.get("past_key_values")
-        self._cached = isinstance(cache, EncoderDecoderCache) and all(
-            type(part) is DynamicCache for part in (cache.self_attention_cache, cache.cross_attention_cache)
+    Args:
+        written: (branches · rows, length) tokens so far, branch by branch.
+        before: (rows, branches) log probabilities of getting to each of them.
+        logarithms: (rows, labels), filled in.
+        inputs: of the forward, with a cache of all tokens but those written last, or without one.
+    """
+    rows, cache = len(logarithms), inputs.get("past_key_values")
+    seen = 0 if cache is None else cache.get_seq_length()
+    outputs = model(decoder_input_ids=written[:, seen:], return_dict=True, **inputs)
+    below = _share_out(front, outputs.logits[:, -1].view(len(front), rows, -1), before, logarithms)
+    every = torch.arange(rows, device=written.device)
+    for start in range(0, len(below), BRANCHES_AT_ONCE):
+        chunk = below[start : start + BRANCHES_AT_ONCE]
+        going = torch.cat([every + one.place * rows for one in chunk])
+        tokens = written.new_tensor([one.token for one in chunk]).repeat_interleave(rows)
+        last = start + len(chunk) == len(below)  # nothing else needs the cache
+        theirs = inputs if cache is None or last else inputs | {"past_key_values": copy.deepcopy(cache)}
+        _visit(
+            [one.branch for one in chunk],
+            torch.cat([written[going], tokens[:, None]], dim=1),
+            torch.stack([one.chances for one in chunk], dim=1),
+            logarithms,
+            model,
+            select_rows(theirs, going, len(written)),
         )
-        if not self._cached:
-            self._inputs = inputs | {"past_key_values": None, "use_cache": False}
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Go on by `tokens` (rows, n): the logits (rows, vocabulary) that follow them."""
-        written = tokens if self._written is None else torch.cat([self._written, tokens], dim=1)
-        fed = tokens if self._cached else written
-        outputs = self._model(decoder_input_ids=fed, return_dict=True, **self._inputs)
-        self._written = written
-        logits: Tensor = outputs.logits[:, -1]
-        return logits
 
-    def back(self, tokens: int) -> None:
-        """Go back by that many tokens."""
-        assert self._written is not None
-        self._written = self._written[:, :-tokens]
-        if self._cached:
-            self._inputs["past_key_values"].crop(-tokens)
+@dataclass(frozen=True)
+class _Below:
+    """A branch below one of the front."""
+
+    place: int
+    """Of the branch above, in the front."""
+    token: int
+    """The choice there that leads here."""
+    branch: Branch
+    chances: Tensor
+    """(rows,) log probabilities of getting here."""
+
+
+def _share_out(front: list[Branch], logits: Tensor, before: Tensor, logarithms: Tensor) -> list[_Below]:
+    """Divide each branch's probability among its choices: to labels that are certain now, and to branches below.
+
+    Args:
+        logits: (branches, rows, vocabulary).
+        before: (rows, branches).
+        logarithms: (rows, labels), filled in for the labels that are certain now.
+    """
+    below: list[_Below] = []
+    for place, branch in enumerate(front):
+        choices = logits[place][:, list(branch.tokens)].double().nan_to_num()
+        chosen = before[:, place, None] + choices.log_softmax(-1)
+        for index, (token, one) in enumerate(zip(branch.tokens, branch.below, strict=True)):
+            if isinstance(one, int):
+                logarithms[:, one] = chosen[:, index]
+            else:
+                below.append(_Below(place, token, one, chosen[:, index]))
+    return below

@@ -181,19 +181,19 @@ def greedy(
         going = (~done).nonzero().flatten()
         if not len(going):
             return sequences[:, : input_ids.shape[1]]
-        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and _can_shrink(inputs.get("past_key_values")):
-            inputs = _select(inputs, going, len(rows))
+        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and can_select(inputs.get("past_key_values")):
+            inputs = select_rows(inputs, going, len(rows))
             rows, done, input_ids = rows[going], done[going], input_ids[going]
 
 
-def _can_shrink(cache: Any) -> bool:
-    """Whether rows may be taken out of this cache; of no cache nothing needs to be taken."""
+def can_select(cache: Any) -> bool:
+    """Whether rows of this cache may be chosen; of no cache nothing needs to be."""
     if not isinstance(cache, EncoderDecoderCache):
         return cache is None
     return all(type(part) is DynamicCache for part in (cache.self_attention_cache, cache.cross_attention_cache))
 
 
-def _select(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
+def select_rows(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
     """The inputs of the rows `going`, of `rows` rows; the cache is cut in place."""
 
     def chosen(value: Any) -> Any:

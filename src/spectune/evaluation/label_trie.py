@@ -20,14 +20,12 @@ Path = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Branch:
-    """A place where labels part."""
+    """A beginning that several labels share."""
 
-    edge: Path
-    """Tokens from the choice at the branch above, that choice included, to here; all of them are certain."""
     tokens: Path
-    """The choices here, two or more."""
+    """What may follow; one token where all of these labels go on with it."""
     below: tuple[Branch | int, ...]
-    """For each choice the next branch, or the label (its number) that is certain from there on."""
+    """For each token the next branch, or the label (its number) that is certain from there on."""
 
 
 class LabelTrie:
@@ -82,18 +80,14 @@ class LabelTrie:
         return _branch(list(enumerate(self.paths)), 0)
 
 
-def _branch(labels: list[tuple[int, Path]], start: int) -> Branch | int:
-    """The tree over labels that agree in their first `start` tokens; its edge begins there."""
+def _branch(labels: list[tuple[int, Path]], depth: int) -> Branch | int:
+    """The tree over labels that agree in their first `depth` tokens."""
     if len(labels) == 1:
         return labels[0][0]
-    here = start
-    while len({path[here] for _, path in labels}) == 1:
-        here += 1
     groups: dict[int, list[tuple[int, Path]]] = {}
     for label, path in labels:
-        groups.setdefault(path[here], []).append((label, path))
-    below = tuple(_branch(group, here) for group in groups.values())
-    return Branch(labels[0][1][start:here], tuple(groups), below)
+        groups.setdefault(path[depth], []).append((label, path))
+    return Branch(tuple(groups), tuple(_branch(group, depth + 1) for group in groups.values()))
 
 
 def label_trie(words: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_target_length: int) -> LabelTrie:
