@@ -113,8 +113,9 @@ class LabelDecoder:
 def constrained_config(model: nn.Module, trie: LabelTrie, settings: GenerationSettings) -> GenerationConfig:
     """The run's settings under a trie: the length of its longest label, and no rule beside it.
 
-    A rule of the free decoding (a length, a forbidden repetition) could forbid every way to end a label. More beams
-    than labels would find nothing more.
+    A rule of the free decoding (a length, a forbidden repetition) could forbid every way to end a label, and a length
+    penalty would prefer some labels for their length: beams look for the likeliest. More beams than labels would find
+    nothing more.
     """
     forced = 0 if base_of(model).generation_config.forced_bos_token_id is None else 1
     settings = replace(
@@ -122,6 +123,7 @@ def constrained_config(model: nn.Module, trie: LabelTrie, settings: GenerationSe
         num_beams=min(settings.num_beams, len(trie.words)),
         max_new_tokens=forced + trie.depth,
         max_length=None,
+        length_penalty=0.0,
         no_repeat_ngram_size=0,
     )
     config = generation_config(model, settings)
