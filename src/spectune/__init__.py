@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spectune.adapter.engine import AdaLoraEngine
     from spectune.adapter.peft_host import attach, detach
     from spectune.adapter.targets import default_targets
-    from spectune.api import evaluate, load, predict, train
+    from spectune.api import classify, evaluate, load, predict, train
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "UserError",
     "__version__",
     "attach",
+    "classify",
     "default_targets",
     "detach",
     "evaluate",
@@ -36,6 +37,7 @@ _HOME = {
     "AdaLoraEngine": "spectune.adapter.engine",
     "attach": "spectune.adapter.peft_host",
     "detach": "spectune.adapter.peft_host",
+    "classify": "spectune.api",
     "default_targets": "spectune.adapter.targets",
     "evaluate": "spectune.api",
     "load": "spectune.api",

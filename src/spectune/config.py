@@ -267,6 +267,9 @@ class EvaluationConfig(Section):
     length_penalty: float = Field(default=1.0, ge=-100.0, le=100.0)
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=_MOST)] = 0
     per_device_eval_batch_size: PositiveInt = 32
+    constrain_labels: bool = False
+    """Classification: also decode under the label words alone, with a probability for each label. Beside the free
+    decoding: `constrained_prediction`, `label_probabilities`, `constrained_accuracy`, `constrained_macro_f1`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluationConfig:

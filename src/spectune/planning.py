@@ -158,7 +158,12 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
 def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
     """Refuse metrics that this task does not have, and choices that need rows which are not there."""
     evaluation = config.evaluation
-    choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task)
+    if evaluation.constrain_labels and data.verbalizer is None:
+        raise ConfigError(
+            f"evaluation.constrain_labels needs labels, which task {data.task} has none of; set data.task: "
+            "classification, or constrain_labels: false"
+        )
+    choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task, evaluation.constrain_labels)
     if evaluation.early_stopping_patience is not None and not data.validation:
         raise ConfigError("evaluation.early_stopping_patience needs validation rows; give data.validation_file")
 

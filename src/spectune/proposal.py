@@ -187,6 +187,7 @@ def _render(*, place: dict[str, str], table: Table, guess: _Guess, model: str, o
         "evaluation": [
             *_entry("eval_strategy", "epoch", "epoch, steps (with eval_steps), no"),
             *_entry("num_beams", 1),
+            *(_entry("constrain_labels", False, "true: also decode under the labels alone") if guess.labels else []),
         ],
     }
     lines = [" ".join(line.splitlines()) for line in header]

@@ -95,8 +95,8 @@ def tokenize_examples(
         whole_targets = _with_end(whole_targets, tokenizer.eos_token_id)
     else:
         whole_targets = [[] for _ in examples]
-    input_ids = _cut(tokenizer, examples, sources, max_source_length, "source")
-    labels = _cut(tokenizer, examples, whole_targets, max_target_length, "target")
+    input_ids = _cut(tokenizer, [example.source for example in examples], sources, max_source_length, "source")
+    labels = _cut(tokenizer, [example.target for example in examples], whole_targets, max_target_length, "target")
     seconds = time.perf_counter() - start
     _check_not_empty(examples, input_ids)
     return TokenizedSet(
@@ -113,6 +113,14 @@ def tokenize_examples(
         tokens=sum(map(len, input_ids)) + sum(map(len, labels)),
         seconds=seconds,
     )
+
+
+def tokenize_targets(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_target_length: int
+) -> list[list[int]]:
+    """Token ids of texts as `tokenize_examples` gives them for targets: ended, and cut to `max_target_length`."""
+    whole = _with_end(_encode(tokenizer, texts, "text_target"), tokenizer.eos_token_id)
+    return _cut(tokenizer, texts, whole, max_target_length, "target")
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:
@@ -205,15 +213,13 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _cut(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], ids: Sequence[list[int]], limit: int, side: str
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[list[int]], limit: int, side: str
 ) -> list[list[int]]:
-    """`ids` with the over-long ones encoded anew, cut by the tokenizer, which keeps its special tokens."""
+    """`ids` of `texts` with the over-long ones encoded anew, cut by the tokenizer, which keeps its special tokens."""
     result = list(ids)
     long = [index for index, row in enumerate(ids) if len(row) > limit]
-    texts = [examples[index].source if side == "source" else examples[index].target for index in long]
-    for index, row in zip(
-        long, _encode(tokenizer, texts, "text" if side == "source" else "text_target", limit), strict=True
-    ):
+    door = "text" if side == "source" else "text_target"
+    for index, row in zip(long, _encode(tokenizer, [texts[index] for index in long], door, limit), strict=True):
         result[index] = row if side == "source" else _ended(row, tokenizer.eos_token_id, limit)
     return result
 

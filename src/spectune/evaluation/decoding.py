@@ -54,13 +54,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
+def copy_of_output(output: Any) -> Any:
+    """A module's output with the same tensors, whose entries may be replaced without harm to `output`."""
+    return type(output)(**output) if isinstance(output, dict) else output
+
+
 @contextmanager
 def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
     """A list that holds the encoder's latest output, so that more can be made of it than one generation."""
     latest: list[Any] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        latest[:] = [type(output)(**output) if isinstance(output, dict) else output]  # beams repeat its rows in place
+        latest[:] = [copy_of_output(output)]  # beams repeat its rows in place
 
     hook = model.get_encoder().register_forward_hook(keep)
     try:
@@ -70,7 +75,7 @@ def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _own_decoding_defaults(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+def own_decoding_defaults(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Make `config` the model's own: `generate` fills every field that is None from the model's, not from neutral."""
     former = model.generation_config
     model.generation_config = config
@@ -140,7 +145,7 @@ def generate_texts(
     texts = [""] * len(input_ids)
     search = {"custom_generate": greedy} if config.num_beams == 1 and not config.do_sample else {}
     first_is_global = getattr(config, GLOBAL_ATTENTION, None) == FIRST_TOKEN
-    with evaluation_mode(model), _own_decoding_defaults(base, config), _encoder_output(base) as encoded:
+    with evaluation_mode(model), own_decoding_defaults(base, config), _encoder_output(base) as encoded:
         for rows in batches_by_length([len(row) for row in input_ids], batch_size):
             ids, mask = pad_right([input_ids[row] for row in rows], padding, base.device)
             chosen = {"global_attention_mask": first_token_mask(mask)} if first_is_global else {}
@@ -195,19 +200,19 @@ def greedy(
         going = (~done).nonzero().flatten()
         if not len(going):
             return sequences[:, : input_ids.shape[1]]
-        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and _can_shrink(inputs.get("past_key_values")):
-            inputs = _select(inputs, going, len(rows))
+        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and can_select(inputs.get("past_key_values")):
+            inputs = select_rows(inputs, going, len(rows))
             rows, done, input_ids = rows[going], done[going], input_ids[going]
 
 
-def _can_shrink(cache: Any) -> bool:
-    """Whether rows may be taken out of this cache; of no cache nothing needs to be taken."""
+def can_select(cache: Any) -> bool:
+    """Whether rows of this cache may be chosen; of no cache nothing needs to be."""
     if not isinstance(cache, EncoderDecoderCache):
         return cache is None
     return all(type(part) is DynamicCache for part in (cache.self_attention_cache, cache.cross_attention_cache))
 
 
-def _select(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
+def select_rows(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
     """The inputs of the rows `going`, of `rows` rows; the cache is cut in place."""
 
     def chosen(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +31,26 @@ class AdapterSettings:
     """SHA-256 of the base's weights in that precision."""
     base_name: str | None = None
     """The base as the run file named it."""
+
+    def label_words(self) -> tuple[str, ...]:
+        """The words of the labels. Raises AdapterError where the adapter knows none."""
+        if self.verbalizer is None:
+            raise AdapterError(
+                f"the adapter's task is {self.task}, which has no labels to decode under (constrain_labels); "
+                "only an adapter of a classification has"
+            )
+        return self.verbalizer.words
+
+    def constrained(self, constrain_labels: bool | None) -> AdapterSettings:
+        """With `evaluation.constrain_labels` as the caller wants it; None leaves it as the run had it.
+
+        Raises:
+            AdapterError: it is to be true, and the adapter knows no labels.
+        """
+        wanted = self.evaluation.constrain_labels if constrain_labels is None else constrain_labels
+        if wanted:
+            self.label_words()
+        return replace(self, evaluation=self.evaluation.model_copy(update={"constrain_labels": wanted}))
 
     @classmethod
     def read(cls, path: Path) -> AdapterSettings:

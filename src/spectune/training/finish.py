@@ -69,12 +69,17 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
     else:
         evaluation = ready.evaluate(examples, tokenized)
     session.timings["evaluate"] = evaluation.seconds
+    if evaluation.constrained is not None:
+        session.timings["constrain_labels"] = evaluation.constrained.seconds
     show_evaluation(session, split, examples, evaluation)
-    write_predictions(session.paths.root / "predictions.jsonl", examples, evaluation.predictions)
+    write_predictions(
+        session.paths.root / "predictions.jsonl", examples, evaluation.predictions, evaluation.constrained
+    )
     test = None
     if session.data.test:
         test = ready.evaluate(session.data.test, sets["test"])
-        write_predictions(session.paths.root / "test_predictions.jsonl", session.data.test, test.predictions)
+        path = session.paths.root / "test_predictions.jsonl"
+        write_predictions(path, session.data.test, test.predictions, test.constrained)
         session.reporter.line(f"test, {test.rows:,} rows")
         session.reporter.line(metrics_table(plain_metrics(test.metrics)))
     return Final(examples, evaluation, test, step, calls)

@@ -31,6 +31,7 @@ from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.families import attention_block, family_notes, vocabulary_of
+from spectune.evaluation.label_trie import label_trie
 from spectune.files import write_text
 from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
@@ -112,6 +113,8 @@ def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, 
     }
     for name, one in sets.items():
         session.vocabulary.check(name, one.input_ids, one.labels)
+    if config.evaluation.constrain_labels:
+        session.trie = label_trie(session.labels or (), tokenizer, config.data.max_target_length)
     train = sets["train"]
     session.timings["tokenize"] = sum(one.seconds for one in sets.values())
     speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)

@@ -92,7 +92,9 @@ def show_history(session: Session, evaluations: list[dict[str, Any]]) -> None:
 
 def show_evaluation(session: Session, split: str, examples: list[Example], evaluation: Evaluation) -> None:
     """Metrics with signatures, who was taken for whom, and five predictions."""
-    session.reporter.line(f"{split}, {evaluation.rows:,} rows, {evaluation.seconds:.1f} s")
+    under = evaluation.constrained
+    share = "" if under is None else f", {under.seconds:.1f} s of them under the labels alone"
+    session.reporter.line(f"{split}, {evaluation.rows:,} rows, {evaluation.seconds:.1f} s{share}")
     session.reporter.line(metrics_table(plain_metrics(evaluation.metrics)))
     if evaluation.confusion is not None and len(evaluation.confusion["rows"]) <= MOST_LABELS_SHOWN:
         session.reporter.line(confusion_table(evaluation.confusion))
