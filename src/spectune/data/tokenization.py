@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -90,9 +90,8 @@ def tokenize_examples(
     _check_room(tokenizer, max_source_length, max_target_length)
     start = time.perf_counter()
     sources = _encode(tokenizer, [example.source for example in examples], "text")
-    whole_targets = _encode(tokenizer, [example.target for example in examples], "text_target")
     if any(example.target for example in examples):
-        whole_targets = _with_end(whole_targets, tokenizer.eos_token_id)
+        whole_targets = tokenize_targets(tokenizer, [example.target for example in examples])
     else:
         whole_targets = [[] for _ in examples]
     input_ids = _cut(tokenizer, examples, sources, max_source_length, "source")
@@ -113,6 +112,11 @@ def tokenize_examples(
         tokens=sum(map(len, input_ids)) + sum(map(len, labels)),
         seconds=seconds,
     )
+
+
+def tokenize_targets(tokenizer: PreTrainedTokenizerBase, targets: Sequence[str]) -> list[list[int]]:
+    """Ids of each target, not cut, the end token included."""
+    return [_ended(row, tokenizer.eos_token_id, None) for row in _encode(tokenizer, targets, "text_target")]
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:
@@ -194,10 +198,6 @@ def _cut(
     ):
         result[index] = row if side == "source" else _ended(row, tokenizer.eos_token_id, limit)
     return result
-
-
-def _with_end(rows: Iterable[list[int]], end: int | None) -> list[list[int]]:
-    return [_ended(row, end, None) for row in rows]
 
 
 def _ended(row: list[int], end: int | None, limit: int | None) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from spectune.config import RunConfig
-from spectune.data.loader import BatchLoader
+from spectune.data.assembly import TrainingStream
 from spectune.errors import Interrupted, RunError
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.metrics import higher_is_better
@@ -36,7 +36,7 @@ class Loop:
     config: RunConfig
     model: Any
     trained: Trained
-    loader: BatchLoader
+    loader: TrainingStream
     rate: LearningRate
     options: StepOptions
     checkpoints: Path
@@ -249,8 +249,9 @@ class Loop:
         evaluation, total = self.config.evaluation, self.trained.engine.schedule.total_step
         if evaluation.eval_strategy == "no":
             return False
-        every = evaluation.eval_steps if evaluation.eval_strategy == "steps" else self.loader.windows_per_epoch
-        return step == total or step % (every or total) == 0
+        if evaluation.eval_strategy == "epoch":
+            return step == total or self.loader.epoch_ended
+        return step == total or step % (evaluation.eval_steps or total) == 0
 
     def _save_due(self, step: int) -> bool:
         every, total = self.config.train.save_steps, self.trained.engine.schedule.total_step

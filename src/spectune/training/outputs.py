@@ -122,7 +122,7 @@ def card_facts(
         base_revision=config.model.revision,
         task=data.task,
         data_files=files,
-        rows={"train": len(data.train), "validation": len(data.validation)},
+        rows=({} if data.train_rows is None else {"train": data.train_rows}) | {"validation": len(data.validation)},
         label_words=() if data.verbalizer is None else data.verbalizer.words,
         metrics=metrics,
         rank_summary=role_summary(ranks, {name: role_of(name) for name in ranks}),

@@ -1,0 +1,80 @@
+"""From a run's examples to what training reads: token ids of each split, and the stream of windows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from spectune.data.assembly import Assembler, TrainingStream
+from spectune.data.loader import BatchLoader
+from spectune.data.stream_loader import StreamLoader
+from spectune.data.tokenization import TokenizedSet, tokenize_examples, tokenize_targets
+from spectune.evaluation.decoding import base_of, padding_id
+from spectune.training.session import Ready, Session
+
+
+def tokenize_splits(session: Session, tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenizedSet]:
+    """Token ids of each split that has rows; of a streamed training set, of its first rows."""
+    data, section = session.data, session.config.data
+    named = {"train": data.train, "validation": data.validation, "test": data.test}
+    sets = {
+        name: tokenize_examples(
+            examples,
+            tokenizer,
+            max_source_length=section.max_source_length,
+            max_target_length=section.max_target_length,
+        )
+        for name, examples in named.items()
+        if examples
+    }
+    session.timings["tokenize"] = sum(one.seconds for one in sets.values())
+    speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
+    session.timings["tokens_per_second_tokenized"] = speed
+    return sets
+
+
+def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
+    """The training stream: over rows in memory, or over rows that are read as they are needed."""
+    data, train = ready.session.config.data, ready.session.config.train
+    lengths = {"source_length": data.max_source_length, "target_length": data.max_target_length}
+    padding: dict[str, int] = {
+        "pad_token_id": padding_id(base_of(ready.adapted.model), ready.tokenizer),
+        **(lengths if data.padding == "max_length" else {}),
+    }
+    sizes: dict[str, int] = {
+        "batch_size": train.per_device_train_batch_size,
+        "accumulation_steps": train.gradient_accumulation_steps,
+        "seed": seed,
+    }
+    if ready.session.data.stream is None:
+        return BatchLoader(ready.sets["train"], **sizes, **padding)
+    return StreamLoader(
+        ready.session.data.stream,
+        ready.tokenizer,
+        max_source_length=data.max_source_length,
+        max_target_length=data.max_target_length,
+        assembler=Assembler(**padding),
+        **sizes,
+    )
+
+
+def longest_target(session: Session, tokenizer: PreTrainedTokenizerBase, sets: dict[str, TokenizedSet]) -> int:
+    """Tokens of the longest target that may have to be written, at most `max_target_length`.
+
+    A stream does not know its longest: there it is that of the label words, else `max_target_length`.
+    """
+    most, verbalizer = session.config.data.max_target_length, session.data.verbalizer
+    if session.data.stream is None:
+        return min(most, max(one.truncation.longest_target for name, one in sets.items() if name != "test"))
+    if verbalizer is None:
+        return most
+    return min(most, max(map(len, tokenize_targets(tokenizer, verbalizer.words))))
+
+
+def stream_facts(loader: TrainingStream) -> dict[str, Any]:
+    """What `summary.json` says of a streamed training set; nothing for rows in memory."""
+    if not isinstance(loader, StreamLoader):
+        return {}
+    return {"stream": {**asdict(loader.tally), "epochs": loader.epochs_done}}
