@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from spectune.config import DataConfig
 from spectune.data.assembly import Assembler, TrainingStream
 from spectune.data.loader import BatchLoader
 from spectune.data.stream_loader import StreamLoader
+from spectune.data.token_cache import TokenCache
 from spectune.data.tokenization import TokenizedSet, tokenize_examples, tokenize_targets
 from spectune.evaluation.decoding import base_of, padding_id
+from spectune.formats.digests import serialized_digest
+from spectune.training.bfloat16 import cache_directory
 from spectune.training.session import Ready, Session
 
 
@@ -19,20 +25,40 @@ def tokenize_splits(session: Session, tokenizer: PreTrainedTokenizerBase) -> dic
     """Token ids of each split that has rows; of a streamed training set, of its first rows."""
     data, section = session.data, session.config.data
     named = {"train": data.train, "validation": data.validation, "test": data.test}
-    sets = {
-        name: tokenize_examples(
-            examples,
-            tokenizer,
-            max_source_length=section.max_source_length,
-            max_target_length=section.max_target_length,
-        )
-        for name, examples in named.items()
-        if examples
-    }
+    lengths = {"max_source_length": section.max_source_length, "max_target_length": section.max_target_length}
+    cache = _cache(section, tokenizer)
+    sets = {}
+    for name, examples in named.items():
+        if not examples:
+            continue
+        with session.reporter.bar(f"tokenising {name}", 2 * len(examples)) as progress:
+            make = partial(tokenize_examples, examples, tokenizer, **lengths, progress=progress)
+            sets[name] = make() if cache is None else cache.take_or_make(examples, lengths, make)
+    _forget_last_call(tokenizer)
+    for note in cache.notes if cache is not None else []:
+        session.reporter.line(note)
     session.timings["tokenize"] = sum(one.seconds for one in sets.values())
     speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
     session.timings["tokens_per_second_tokenized"] = speed
     return sets
+
+
+def _forget_last_call(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The saved tokenizer is the same whether the last call cut its texts, did not, or was spared by the cache."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is not None:
+        fast.no_truncation()
+        fast.no_padding()
+
+
+def _cache(section: DataConfig, tokenizer: PreTrainedTokenizerBase) -> TokenCache | None:
+    if not section.cache_tokens:
+        return None
+    try:
+        directory = Path(section.cache_dir) if section.cache_dir is not None else cache_directory() / "tokens"
+        return TokenCache(directory.expanduser(), partial(serialized_digest, tokenizer))
+    except RuntimeError:  # nobody's home
+        return None
 
 
 def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
