@@ -26,7 +26,9 @@ from spectune.data.streaming import Pass, Tally
 from spectune.data.tokenization import tokenize_examples
 from spectune.errors import ConfigError, DataError, RunError
 
-ROWS = [{"text": f"profit number {n} {'rose' * (n % 7)}".strip(), "label": n % 3} for n in range(230)]
+ROWS: list[dict[str, Any]] = [
+    {"text": f"profit number {n} {'rose' * (n % 7)}".strip(), "label": n % 3} for n in range(230)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -369,7 +371,7 @@ def test_memory_is_bounded_by_the_buffer_not_by_the_file(
 
     tokenised: list[int] = []
 
-    def tokenize(examples: list[Example], *rest: Any, **lengths: int) -> Any:
+    def tokenize(examples: list[Example], *rest: Any, **lengths: Any) -> Any:
         tokenised.append(len(examples))
         return tokenize_examples(examples, *rest, **lengths)
 

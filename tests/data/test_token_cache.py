@@ -23,7 +23,7 @@ from spectune.data.tokenization import TokenizedSet, tokenize_examples
 from spectune.formats.digests import serialized_digest
 
 EXAMPLES = [example(n + 1, f"profit number {n} rose", "positive" * (n % 3)) for n in range(40)]
-LENGTHS = {"max_source_length": 12, "max_target_length": 6}
+LENGTHS: dict[str, Any] = {"max_source_length": 12, "max_target_length": 6}
 
 Ask = Callable[..., tuple[TokenizedSet, bool]]
 
@@ -66,7 +66,7 @@ def test_anything_that_changes_the_ids_is_another_entry(ask: Ask, monkeypatch: p
     assert ask(EXAMPLES[::-1])[1]
     assert ask(max_source_length=11)[1]
     assert ask(max_target_length=5)[1]
-    monkeypatch.setattr(token_cache.metadata, "version", lambda name: f"{name} 99")
+    monkeypatch.setattr("spectune.data.token_cache.metadata.version", lambda name: f"{name} 99")
     assert ask()[1]
 
 

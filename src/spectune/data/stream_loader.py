@@ -64,7 +64,7 @@ class StreamLoader:
             accumulation_steps: micro-batches of one process in a window.
         """
         self._stream, self._tokenizer, self._assembler = stream, tokenizer, assembler
-        self._lengths = {"max_source_length": max_source_length, "max_target_length": max_target_length}
+        self._max_source_length, self._max_target_length = max_source_length, max_target_length
         self._batch_size, self._accumulation_steps, self._seed = batch_size, accumulation_steps, seed
         self._identity: dict[str, int | str] = {
             "version": _VERSION,
@@ -147,7 +147,12 @@ class StreamLoader:
         rows += islice(self._pass.examples, self._block_rows() - len(rows))
         if not rows:
             raise DataError(f"{self._stream.origin} has no usable row; {'; '.join(self.tally.lines(True))}")
-        tokenized = tokenize_examples(rows, self._tokenizer, **self._lengths)
+        tokenized = tokenize_examples(
+            rows,
+            self._tokenizer,
+            max_source_length=self._max_source_length,
+            max_target_length=self._max_target_length,
+        )
         if self._epoch == 0:
             self._count(tokenized.truncation)
         end = self._pass.place()
