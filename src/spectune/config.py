@@ -106,6 +106,14 @@ class DataConfig(Section):
     max_train_samples: PositiveInt | None = None
     max_validation_samples: PositiveInt | None = None
     max_test_samples: PositiveInt | None = None
+    streaming: bool = False
+    """Training rows are read when they are needed, for data larger than memory; needs `train.max_steps`."""
+    shuffle_buffer_size: PositiveInt = 10_000
+    """Rows that are held for shuffling while streaming."""
+    cache_tokens: bool = True
+    """Keep the token ids of large data on disk, for the next run over the same data."""
+    cache_dir: Name | None = None
+    """Where they are kept; `spectune/tokens` in the user's cache directory unless given."""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -121,6 +129,11 @@ class DataConfig(Section):
             raise ValueError("give both source_lang and target_lang, or neither")
         if self.label_names is not None and self.task not in (None, "classification"):
             raise ValueError(f"label_names belong to task: classification, not {self.task}")
+        if self.streaming and self.max_train_samples is not None:
+            raise ValueError(
+                "max_train_samples draws from all rows, which a stream does not know; set it to null, train.max_steps "
+                "bounds the run"
+            )
         return self
 
 

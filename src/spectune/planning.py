@@ -31,7 +31,7 @@ class Lengths:
     """How long the run is."""
 
     rows: int | None
-    """Training rows; None where the data was not found and `max_steps` is given."""
+    """Training rows; None where they are streamed, or the data was not found, and `max_steps` is given."""
     steps_per_epoch: int | None
     total_step: int
 
@@ -130,18 +130,19 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     """
     notes: list[str] = []
     data: PreparedData | None = None
+    _check_streaming(config)
     try:
         data = prepare_data(config.data, seed=config.train.seed)
     except DataError as error:
         if data_required or config.train.max_steps is None or not _table_is_missing(config):
             raise
         notes.append(f"the data was not read, the steps are train.max_steps: {error}")
-    lengths = run_lengths(config.train, len(data.train) if data is not None else None)
+    lengths = run_lengths(config.train, data.train_rows if data is not None else None)
     if data is not None:
         _check_evaluation(config, data)
     schedule = schedule_of(config, lengths.total_step)
     rate = learning_rate_of(config, schedule)
-    notes += _tuning_notes(config)
+    notes += [*_tuning_notes(config), *_streaming_notes(config)]
     _check_library(config)
     base = locate_model(config.model)
     check_language_options(config.data, base)
@@ -183,6 +184,22 @@ def _tuning_notes(config: RunConfig) -> list[str]:
             f"learning_rate {config.train.learning_rate:g} under-trains: λ starts at 0 and AdaLoRA wants about 1e-3"
         )
     return notes
+
+
+def _check_streaming(config: RunConfig) -> None:
+    if config.data.streaming and config.train.max_steps is None:
+        raise ConfigError("data.streaming does not know how many rows an epoch has; give train.max_steps")
+
+
+def _streaming_notes(config: RunConfig) -> list[str]:
+    """A stream may be so long that its epoch never ends, and then nothing is evaluated or saved on the way."""
+    if not config.data.streaming or config.evaluation.eval_strategy != "epoch":
+        return []
+    saves = "" if config.train.save_steps is not None else ", and nothing is saved before that without train.save_steps"
+    return [
+        "the end of a streamed epoch is only known when it comes: eval_strategy epoch evaluates there and at the last "
+        f"step{saves}; eval_strategy: steps with eval_steps evaluates in between"
+    ]
 
 
 def _check_library(config: RunConfig) -> None:

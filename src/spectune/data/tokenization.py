@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +78,12 @@ def tokenize_examples(
     *,
     max_source_length: int,
     max_target_length: int,
+    progress: Callable[[int], None] | None = None,
 ) -> TokenizedSet:
     """Token ids of all examples, cut to the given lengths (tokens, special ones included).
 
-    A target whose ids hold no end token gets one, as generation stops at nothing else.
+    A target whose ids hold no end token gets one, as generation stops at nothing else. `progress` is told of every
+    thousand texts that are done; each example has two, its source and its target.
 
     Raises:
         ConfigError: lengths that the tokenizer's special tokens use up.
@@ -89,10 +91,9 @@ def tokenize_examples(
     """
     _check_room(tokenizer, max_source_length, max_target_length)
     start = time.perf_counter()
-    sources = _encode(tokenizer, [example.source for example in examples], "text")
-    whole_targets = _encode(tokenizer, [example.target for example in examples], "text_target")
+    sources = _encode(tokenizer, [example.source for example in examples], "text", progress=progress)
     if any(example.target for example in examples):
-        whole_targets = _with_end(whole_targets, tokenizer.eos_token_id)
+        whole_targets = encode_targets([example.target for example in examples], tokenizer, progress)
     else:
         whole_targets = [[] for _ in examples]
     input_ids = _cut(tokenizer, [example.source for example in examples], sources, max_source_length, "source")
@@ -119,8 +120,15 @@ def tokenize_targets(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_target_length: int
 ) -> list[list[int]]:
     """Token ids of texts as `tokenize_examples` gives them for targets: ended, and cut to `max_target_length`."""
-    whole = _with_end(_encode(tokenizer, texts, "text_target"), tokenizer.eos_token_id)
-    return _cut(tokenizer, texts, whole, max_target_length, "target")
+    return _cut(tokenizer, texts, encode_targets(texts, tokenizer), max_target_length, "target")
+
+
+def encode_targets(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, progress: Callable[[int], None] | None = None
+) -> list[list[int]]:
+    """Ids of each target, not cut, the end token included."""
+    rows = _encode(tokenizer, texts, "text_target", progress=progress)
+    return [_ended(row, tokenizer.eos_token_id, None) for row in rows]
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:
@@ -195,7 +203,11 @@ def position_limit(model_config: Any, side: str) -> int | None:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], side: str, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    side: str,
+    max_length: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Ids of each text through the tokenizer's `text` or `text_target` door, which may differ (language codes)."""
     cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length is not None else {}
@@ -204,6 +216,8 @@ def _encode(
         # verbose=False: over-long texts are counted here, the tokenizer need not warn of them.
         encoded = tokenizer(**{side: batch}, verbose=False, return_attention_mask=False, **cut)
         ids.extend(encoded["input_ids"])
+        if progress is not None:
+            progress(len(batch))
     return ids
 
 
@@ -222,10 +236,6 @@ def _cut(
     for index, row in zip(long, _encode(tokenizer, [texts[index] for index in long], door, limit), strict=True):
         result[index] = row if side == "source" else _ended(row, tokenizer.eos_token_id, limit)
     return result
-
-
-def _with_end(rows: Iterable[list[int]], end: int | None) -> list[list[int]]:
-    return [_ended(row, end, None) for row in rows]
 
 
 def _ended(row: list[int], end: int | None, limit: int | None) -> list[int]:

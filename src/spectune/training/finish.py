@@ -24,6 +24,7 @@ from spectune.training.loop import Loop
 from spectune.training.outputs import plain_metrics
 from spectune.training.session import Ready, Session, name_of
 from spectune.training.showing import show_evaluation, show_history
+from spectune.training.tokens import stream_facts
 
 PROOF_ROWS_WITHOUT_VALIDATION = 100
 
@@ -222,4 +223,4 @@ def _summary(
         "skipped_steps": loop.progress.skipped,
         "evaluations": loop.progress.evaluations,
         "confusion": final.evaluation.confusion,
-    } | test
+    } | (test | stream_facts(loop.loader))

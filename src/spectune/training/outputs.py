@@ -114,7 +114,7 @@ def card_facts(
         base_revision=config.model.revision,
         task=data.task,
         data_files=files,
-        rows={"train": len(data.train), "validation": len(data.validation)},
+        rows=({} if data.train_rows is None else {"train": data.train_rows}) | {"validation": len(data.validation)},
         label_words=() if data.verbalizer is None else data.verbalizer.words,
         languages=(section.source_lang, section.target_lang) if section.source_lang and section.target_lang else None,
         first_token_global=first_token_global,
