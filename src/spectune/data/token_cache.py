@@ -1,8 +1,8 @@
 """Token ids of large data on disk, so that the next run over the same data need not make them again.
 
 An entry is named by a hash over everything its ids depend on: the texts, the tokenizer as it serializes itself, the
-lengths and languages, and the versions of the libraries that tokenise. So nothing is ever out of date; an entry of other data is
-another file. A damaged entry is made anew, and a directory that cannot be written is gone without: the cache never ends
+lengths and languages, and the versions of the libraries that tokenise. So nothing is ever out of date; an entry of
+other data is another file. A damaged entry is made anew, and a directory that cannot be written is gone without: the cache never ends
 a run.
 """
 

@@ -35,7 +35,7 @@ def tokenize_splits(session: Session, tokenizer: PreTrainedTokenizerBase) -> dic
             continue
         with session.reporter.bar(f"tokenising {name}", 2 * len(examples)) as progress:
             make = partial(tokenize_examples, examples, tokenizer, **lengths, progress=progress)
-            sets[name] = make() if cache is None else cache.take_or_make(examples, lengths | languages, make)
+            sets[name] = make() if cache is None else cache.take_or_make(examples, {**lengths, **languages}, make)
     _forget_last_call(tokenizer)
     for note in cache.notes if cache is not None else []:
         session.reporter.line(note)
