@@ -25,6 +25,7 @@ from spectune.errors import ConfigError, ModelError
 from spectune.evaluation.bases import load_base
 from spectune.evaluation.generation import generation_model
 from spectune.evaluation.loss import evaluation_loss
+from spectune.runfile import load_run_config
 from spectune.teacher_forcing import decoder_inputs
 from spectune.training.checkpoint import Trained, load_checkpoint, save_checkpoint
 from spectune.training.device import choose_dtype, kind_of
@@ -231,9 +232,9 @@ def test_a_base_in_bfloat16_is_trained_after_an_evaluation(name: str, tmp_path: 
 def test_the_prompts_of_mvp_are_multiplied_in_float32() -> None:
     kinds = {name: kind_of(CONFIGS[name]()) for name in ("mvp", "mvp (prompts)")}
     assert kinds["mvp"] == "mvp"
-    run: dict[str, Any] = {"model": {"model_name_or_path": "base"}, "data": {"train_file": "rows.csv"}}
     auto, lower = (
-        RunConfig.model_validate({**run, "model": {**run["model"], "dtype": d}}) for d in ("auto", "bfloat16")
+        load_run_config(None, base={"model": {"model_name_or_path": "x", "dtype": dtype}, "data": {"train_file": "x"}})
+        for dtype in ("auto", "bfloat16")
     )
     assert choose_dtype(auto, kinds["mvp (prompts)"], torch.device("cpu"))[0] == torch.float32
     with pytest.raises(ConfigError, match="mvp with use_prompt works in float32 alone; use auto or float32"):
