@@ -223,6 +223,23 @@ def test_a_connection_that_breaks_is_one_line(tmp_path: Path) -> None:
         list(stream.shuffled(seed=0, buffer_size=1, epoch=0))
 
 
+def test_a_cache_of_datasets_that_cannot_be_made_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "file" / "cache"))
+    prepared = streamed(write_rows(tmp_path / "a.jsonl", ROWS), label_names=NAMES)
+    with pytest.raises(DataError, match=r"cannot be read on: .*Not a directory") as error:
+        one_pass(prepared)
+    line_of(error)
+
+
+def test_the_bundled_data_streams_too() -> None:
+    prepared = prepare_data(DataConfig(dataset_name="starter", streaming=True), seed=0)
+    whole = prepare_data(DataConfig(dataset_name="starter"), seed=0)
+    assert prepared.validation == whole.validation
+    assert prepared.verbalizer == whole.verbalizer
+    assert by_row(one_pass(prepared)) == whole.train
+
+
 # ---- windows
 
 

@@ -73,8 +73,7 @@ class RowStream:
 
     def head(self) -> Table:
         """The first 1,000 rows, as a table of their own."""
-        records = self.dataset if self.path is None else _file_records(str(self.path))
-        drawn = list(islice(self._drawn(records), HEAD_ROWS))
+        drawn = list(islice(self._drawn(self._in_order), HEAD_ROWS))
         if not drawn:
             raise DataError(f"{self.origin} holds no rows")
         return self.table(drawn, dict.fromkeys(name for one in drawn for name in one.row))
@@ -98,6 +97,9 @@ class RowStream:
         Raises:
             DataError: a row that cannot be read, when it is reached.
         """
+        return self._drawn(lambda: self._shuffled(seed, buffer_size, epoch))
+
+    def _shuffled(self, seed: int, buffer_size: int, epoch: int) -> Any:
         from datasets import IterableDataset
 
         if self.path is None:
@@ -107,19 +109,22 @@ class RowStream:
             # One file: nothing to interleave, and no thread for it, which would take longer than the reading.
             shuffled = dataset.shuffle(seed=seed, buffer_size=buffer_size, max_buffer_input_shards=1)
         shuffled.set_epoch(epoch)
-        return self._drawn(shuffled)
+        return shuffled
 
     def whole(self) -> Table:
         """All rows, in memory: what a validation or test split is."""
-        rows = [one.row for one in self._drawn(self.dataset)]
+        rows = [one.row for one in self._drawn(self._in_order)]
         if not rows:
             raise DataError(f"{self.origin} holds no rows")
         columns = tuple(dict.fromkeys(column for row in rows for column in row))
         return Table(origin=self.origin, columns=columns, rows=rows, label_names=self.label_names)
 
-    def _drawn(self, records: Iterable[Any]) -> Iterator[Drawn]:
+    def _in_order(self) -> Iterable[Any]:
+        return self.dataset if self.path is None else _file_records(str(self.path))  # type: ignore[no-any-return]
+
+    def _drawn(self, opened: Callable[[], Iterable[Any]]) -> Iterator[Drawn]:
         try:
-            for number, record in enumerate(records, start=1):
+            for number, record in enumerate(opened(), start=1):
                 if self.path is not None:
                     yield Drawn(**record)
                 else:
