@@ -2,8 +2,8 @@
 
 An entry is named by a hash over everything its ids depend on: the texts, the tokenizer as it serializes itself, the
 lengths and languages, and the versions of the libraries that tokenise. So nothing is ever out of date; an entry of
-other data is another file. A damaged entry is made anew, and a directory that cannot be written is gone without: the cache never ends
-a run.
+other data is another file. A damaged entry is made anew, and a directory that cannot be written is gone without: the
+cache never ends a run.
 """
 
 from __future__ import annotations
