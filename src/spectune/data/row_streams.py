@@ -120,7 +120,7 @@ class RowStream:
         return Table(origin=self.origin, columns=columns, rows=rows, label_names=self.label_names)
 
     def _in_order(self) -> Iterable[Any]:
-        return self.dataset if self.path is None else _file_records(str(self.path))  # type: ignore[no-any-return]
+        return self.dataset if self.path is None else _file_records(str(self.path))
 
     def _drawn(self, opened: Callable[[], Iterable[Any]]) -> Iterator[Drawn]:
         try:
