@@ -205,6 +205,9 @@ def _data_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str]
         *_entry("max_source_length", _tokens(table, guess.columns, most=1024), "tokens; longer sources are cut"),
         *_entry("max_target_length", limit),
     ]
+    if guess.task == "translation":
+        lines += _entry("source_lang", None, "code of the tokenizer, as en_XX: for mBART, M2M100, NLLB; else null")
+        lines += _entry("target_lang", None, "likewise")
     if "validation_file" not in place:
         lines += _entry("validation_split", 0.1, "held out, unless the data brings a validation split")
     return lines
