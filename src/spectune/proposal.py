@@ -209,6 +209,9 @@ def _data_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str]
     ]
     if len(table.rows) >= _MANY_ROWS:
         lines.append("  # streaming: true  reads the rows while it trains; needs train.max_steps and validation data")
+    if guess.task == "translation":
+        lines += _entry("source_lang", None, "code of the tokenizer, as en_XX: for mBART, M2M100, NLLB; else null")
+        lines += _entry("target_lang", None, "likewise")
     if "validation_file" not in place:
         lines += _entry("validation_split", 0.1, "held out, unless the data brings a validation split")
     return lines

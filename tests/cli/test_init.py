@@ -99,3 +99,12 @@ def test_an_existing_file_is_kept(run_cli: RunCli, reviews: Path, tmp_path: Path
     run_cli("init", reviews, "--output", output).error()
     assert output.read_text(encoding="utf-8") == "mine"
     assert run_cli("init", reviews, "--output", output, "--overwrite").status == 0
+
+
+def test_a_translation_is_asked_for_its_languages(tmp_path: Path, run_cli: RunCli) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("en,es\n" + "".join(f"good day {n},buen día {n}\n" for n in range(30)), encoding="utf-8")
+    output = tmp_path / "run.yaml"
+    assert run_cli("init", table, "--output", output).status == 0
+    assert "source_lang: null" in output.read_text(encoding="utf-8")
+    assert load_run_config(output).data.source_lang is None
