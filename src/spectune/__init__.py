@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spectune.adapter.engine import AdaLoraEngine
     from spectune.adapter.peft_host import attach, detach
     from spectune.adapter.targets import default_targets
-    from spectune.api import evaluate, load, predict, train
+    from spectune.api import evaluate, export, export_sweep, load, predict, ranks, train
 
 __version__ = "0.1.0"
 
@@ -27,8 +27,11 @@ __all__ = [
     "default_targets",
     "detach",
     "evaluate",
+    "export",
+    "export_sweep",
     "load",
     "predict",
+    "ranks",
     "train",
 ]
 
@@ -38,8 +41,11 @@ _HOME = {
     "detach": "spectune.adapter.peft_host",
     "default_targets": "spectune.adapter.targets",
     "evaluate": "spectune.api",
+    "export": "spectune.api",
+    "export_sweep": "spectune.api",
     "load": "spectune.api",
     "predict": "spectune.api",
+    "ranks": "spectune.api",
     "train": "spectune.api",
 }
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ from safetensors.torch import load_file
 from tests.adapter.tiny import FREEZE, LAST, OPTIMIZERS, adapted, base, batch, hosted, load_plain, logits, steps_of_peft
 from torch import Tensor
 
-from spectune.adapter.peft_host import attach
 from spectune.errors import AdapterError
 from spectune.formats.adapter_config import scale
 from spectune.formats.adapter_files import WEIGHTS, read_adapter_config
@@ -177,36 +173,6 @@ def test_stock_peft_trains_it_on(tmp_path: Path) -> None:
     expected = logits(loaded.eval())
     loaded.save_pretrained(tmp_path / "trained")
     assert_close(logits(load_plain("t5", tmp_path / "trained")), expected)
-
-
-PROGRAM = """
-import json, sys
-import torch
-from peft import PeftConfig, PeftModel
-from transformers import AutoModelForSeq2SeqLM
-
-assert not [name for name in sys.modules if name.split(".")[0] == "spectune"]
-place, ids, outputs = json.loads(sys.argv[1])
-base = AutoModelForSeq2SeqLM.from_pretrained(PeftConfig.from_pretrained(place).base_model_name_or_path)
-model = PeftModel.from_pretrained(base, place).eval()
-with torch.no_grad():
-    print(json.dumps(model(input_ids=torch.tensor(ids), decoder_input_ids=torch.tensor(outputs)).logits.tolist()))
-"""
-
-
-def test_stock_peft_loads_it_in_a_process_without_spectune(tmp_path: Path) -> None:
-    made = base("t5")
-    made.save_pretrained(tmp_path / "base")
-    made.name_or_path = str(tmp_path / "base")
-    model = adapted(made, spread=0.3)
-    attach(model)
-    expected = logits(model.eval())
-    tokens = batch(99)
-    request = [str(exported(model, tmp_path)), tokens["input_ids"].tolist(), tokens["labels"].tolist()]
-    answer = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM, json.dumps(request)], capture_output=True, text=True, check=True
-    )
-    assert_close(torch.tensor(json.loads(answer.stdout.splitlines()[-1])), expected)
 
 
 def test_a_damaged_adapter_is_refused(tmp_path: Path) -> None:
