@@ -22,7 +22,7 @@ from spectune.exporting import Exported
 from spectune.formats.adapter_files import CONFIG, IMPORTANCE, WEIGHTS, read_adapter_config
 from spectune.formats.saved_adapter import SavedAdapter
 from spectune.formats.triplet_scores import triplet_scores
-from spectune.manifest import verify_manifest
+from spectune.manifest import verify_manifest, write_manifest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape"),
@@ -186,6 +186,13 @@ def occupied(adapter: Path) -> None:
     (adapter.parent / "out" / "thesis.tex").write_text("years of work", encoding="utf-8")
 
 
+def a_checkpoint(adapter: Path) -> None:
+    """It has a manifest, too."""
+    (adapter.parent / "out").mkdir()
+    (adapter.parent / "out" / "state.json").write_text("{}", encoding="utf-8")
+    write_manifest(adapter.parent / "out", {"settings": "…"})
+
+
 def nothing(adapter: Path) -> None:
     """As it is."""
 
@@ -196,6 +203,7 @@ REFUSALS: list[tuple[Callable[[Path], None], dict[str, Any], str]] = [
     (quantized, {"format": "merged"}, r"base quantised to nf4, .* export --format lora"),
     (occupied, {}, r"out is not empty; name another directory, or give --overwrite"),
     (occupied, {"overwrite": True}, r"not empty and no export, so it is not replaced"),
+    (a_checkpoint, {"overwrite": True}, r"not empty and no export"),
     (nothing, {"format": "gguf"}, r"there is no format 'gguf'; name one of lora, merged, adalora"),
     (nothing, {"target_rank": 1, "budget": "3kB"}, r"a target rank or a budget, not both"),
     (nothing, {"target_rank": 3.5}, r"above the adapter's average rank, which is 1\.8"),

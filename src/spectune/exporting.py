@@ -20,7 +20,7 @@ from spectune.formats.adapter_files import CONFIG, IMPORTANCE, SETTINGS, WEIGHTS
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.formats.adapter_writing import in_order, readable
 from spectune.formats.model_card import ExportFacts, export_card
-from spectune.manifest import MANIFEST, whole_directory
+from spectune.manifest import read_manifest, whole_directory
 from spectune.report.tables import role_summary
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ CHOSEN_BY: Mapping[str, str] = {
     "importance": "the importance scores of the run",
     "size": "their size s·|λ|·‖P‖·‖Q‖, for the adapter brings no importance scores",
 }
+_EXPORT = "export"  # in a manifest: what may be replaced
 _CARRIED = re.compile(  # what makes texts of tokens, and how to generate; no code and no pickle
     r"(special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|generation_config|processor_config)\.json"
     r"|merges\.txt|vocab\.txt|.+\.(model|spm|jinja)"
@@ -96,12 +97,19 @@ def check_output(output: Path, adapter: Path, *, overwrite: bool) -> None:
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
             raise RunError(f"{output} is not empty; name another directory, or give --overwrite to replace it")
-        if not any((output / name).is_file() for name in (CONFIG, MANIFEST)) or (output / "run.yaml").exists():
+        if not _is_export(output):
             raise RunError(f"{output} is not empty and no export, so it is not replaced; name another directory")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{output.parent} cannot be made: {error.strerror}") from None
+
+
+def _is_export(directory: Path) -> bool:
+    try:
+        return _EXPORT in read_manifest(directory).get("fingerprint", {})
+    except RunError:
+        return False
 
 
 def export_adapter(
@@ -138,7 +146,7 @@ def export_adapter(
     keep, chosen_by = keep_under(adapter, limit, lora=form == "lora")
     config, tensors = smaller(adapter, keep)
     kept = type(adapter)(source, config, tensors)
-    with whole_directory(output) as partial:
+    with whole_directory(output, fingerprint={_EXPORT: form}) as partial:
         if form == "merged":
             _write_merged(partial, adapter, settings, keep, trust_remote_code)
         else:
@@ -185,7 +193,7 @@ def candidates(adapter: SavedAdapter, limits: Sequence[Limit] | None, form: Form
 
     Args:
         adapter: whose triplets are chosen from.
-        limits: target ranks or budgets; None: the whole adapter, then four times half of its parameters.
+        limits: target ranks or budgets; None: the whole adapter, then a half to a sixteenth of its triplets.
         form: `lora` or `adalora`, whose files' sizes are told.
 
     Raises:
@@ -198,31 +206,33 @@ def candidates(adapter: SavedAdapter, limits: Sequence[Limit] | None, form: Form
 
     if form == "merged":
         raise ConfigError("a merged model has one size whatever the budget; sweep with the format lora or adalora")
+    everything = {name: torch.ones(len(kinds["E"]), dtype=torch.bool) for name, kinds in adapter.entries.items()}
+    asked = _halving(adapter) if limits is None else {_named(limit): limit for limit in limits}
     found = []
-    for limit in _halving(adapter) if limits is None else limits:
+    for name, limit in asked.items():
         try:
             keep, _ = keep_under(adapter, limit, lora=form == "lora")
         except ConfigError:
             if limits is None:  # nothing is left to halve
                 break
             raise
-        everything = {name: torch.ones(len(kinds["E"]), dtype=torch.bool) for name, kinds in adapter.entries.items()}
         size = _size(form, *smaller(adapter, keep))
-        found.append(Candidate(limit=_named(limit), keep=keep or everything, weights_bytes=size))
+        found.append(Candidate(limit=name, keep=keep or everything, weights_bytes=size))
     return found, triplet_scores(adapter).kind
 
 
-def _halving(adapter: SavedAdapter) -> list[Limit | None]:
+def _halving(adapter: SavedAdapter) -> dict[str, Limit | None]:
     whole = sum(tensor.numel() for tensor in adapter.tensors.values())
     triplets = sum(tensor.numel() for kinds in adapter.entries.values() for tensor in kinds.values())
     beside = whole - triplets
-    return [None, *(Budget(beside + triplets // 2**halved, "parameters") for halved in range(1, 5))]
+    parts = {f"1/{part}": Budget(beside + triplets // part, "parameters") for part in (2, 4, 8, 16)}
+    return {"whole": None, **parts}
 
 
-def _named(limit: Limit | None) -> str:
-    if limit is None:
-        return "whole adapter"
-    return f"{limit.amount:,} {limit.unit}" if isinstance(limit, Budget) else f"target rank {limit:g}"
+def _named(limit: Limit) -> str:
+    if not isinstance(limit, Budget):
+        return f"rank {limit:g}"
+    return f"{limit.amount / 1000:g} kB" if limit.unit == "bytes" else f"{limit.amount:,} parameters"
 
 
 def _size(form: Form, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:

@@ -105,13 +105,13 @@ def test_a_sweep(run_cli: RunCli, adapter: Path, rows: Path) -> None:
     assert all("signature" in metric for metric in points[0]["metrics"].values())
     assert points[0]["metrics"]["eval_loss"]["value"] != points[-1]["metrics"]["eval_loss"]["value"]
     table = finished.out.splitlines()
-    assert [line for line in table if line.startswith("whole adapter") and f"{sizes[0]:,}" in line]
+    assert [line for line in table if line.startswith("whole ") and f"{sizes[0]:,}" in line]
     assert "left out" in finished.err, "a row without a text"
 
     asked = run_cli("export", adapter, "--sweep", "--data", rows, "--budget", "12kB, 9kB", "-o", "own.json")
     assert asked.status == 0, asked.err
     points = json.loads(Path("own.json").read_text("utf-8"))["points"]
-    assert [point["limit"] for point in points] == ["12,000 bytes", "9,000 bytes"]
+    assert [point["limit"] for point in points] == ["12 kB", "9 kB"]
     assert points[0]["weights_bytes"] <= 12_000
     assert points[1]["weights_bytes"] <= 9_000
 

@@ -6,6 +6,7 @@ budget in bytes or parameters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,8 @@ def keep_rank(scores: Mapping[str, Tensor], target_rank: float) -> Keep:
     Raises:
         ConfigError: none would stay, or the adapter has fewer.
     """
-    present, wanted = sum(len(values) for values in scores.values()), int(target_rank * len(scores))
+    present = sum(len(values) for values in scores.values())
+    wanted = math.floor(target_rank * len(scores) + 1e-9)  # 0.29 · 100 is 28.999999999999996
     if wanted < 1:
         raise ConfigError(f"target rank {target_rank:g} leaves none of the adapter's {present} triplets; raise it")
     if wanted > present:

@@ -55,4 +55,5 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _sizes(kinds: Mapping[str, Tensor], s: float) -> Tensor:
     """‖s · p λ q‖_F of each triplet, (r,) float64, from Q (r, in), λ (r, 1) and P (out, r)."""
     q, e, p = (kinds[kind].double() for kind in "AEB")
-    return e.flatten().abs() * p.norm(dim=0) * q.norm(dim=1) * s
+    sizes: Tensor = s * e.flatten().abs() * p.norm(dim=0) * q.norm(dim=1)
+    return sizes
