@@ -25,9 +25,7 @@ def export(
     budget: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Most bytes (400kB) or parameters; a list with --sweep.")
     ] = None,
-    sweep: Annotated[
-        bool, typer.Option("--sweep", help="Write nothing; score the adapter at several budgets.")
-    ] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Score the adapter at several budgets instead.")] = False,
     data: Annotated[
         str | None, typer.Option(help="With --sweep: table, data set directory, hub id, `starter`.")
     ] = None,
