@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from tests.forms import adapter_of_peft, assert_close, of_adapter, of_lora, of_merged
-from transformers import PreTrainedTokenizerFast
+from tests.forms import adapter_of_peft, assert_close, logits, of_adapter, of_lora, of_merged
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import spectune
 from spectune.errors import UserError
+from spectune.evaluation.bases import load_base
 from spectune.exporting import Exported
 from spectune.formats.adapter_files import CONFIG, IMPORTANCE, WEIGHTS, read_adapter_config
 from spectune.formats.saved_adapter import SavedAdapter
@@ -72,6 +74,18 @@ def test_a_base_in_bfloat16(make: Make, tmp_path: Path) -> None:
     assert weight.dtype == torch.bfloat16
     exact = base[f"{name}.weight"].double() + delta
     assert ((weight.double() - exact).abs() <= 2.0**-8 * exact.abs() + 1e-6).all()
+
+
+def test_a_lora_adapter_on_a_quantised_base(make: Make, tmp_path: Path) -> None:
+    adapter = make()
+    export(adapter, "lora")
+    found = []
+    for place in (adapter, tmp_path / "lora"):
+        base = load_base(str(tmp_path / "base"), dtype=torch.float32, device="cpu", quantization="nf4")
+        loaded = PeftModel.from_pretrained(base, place)
+        found.append(logits(loaded, AutoTokenizer.from_pretrained(tmp_path / "base")))
+    assert_close(found[1], found[0])
+    assert (found[0] - of_adapter(adapter)).abs().max() > 1e-3, "the base is another"
 
 
 OTHERS: list[tuple[str, dict[str, Any]]] = [

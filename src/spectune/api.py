@@ -14,7 +14,6 @@ from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to
 from spectune.errors import Interrupted
 from spectune.exporting import (
     Exported,
-    candidates,
     check_form,
     check_limit,
     check_output,
@@ -200,6 +199,7 @@ def export_sweep(
     examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
     from spectune.evaluation.sweep import sweep
     from spectune.formats.saved_adapter import SavedAdapter
+    from spectune.sweeping import candidates
 
     found, ranked_by = candidates(SavedAdapter.read(path), [limit for limit in limits if limit] or None, form)
     points = sweep(_on_its_base(path, settings, trust_remote_code), examples, found, on_point)

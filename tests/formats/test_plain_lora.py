@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from tests.adapter.tiny import FREEZE, LAST, OPTIMIZERS, adapted, base, batch, hosted, load_plain, logits, steps_of_peft
-from torch import Tensor
+from torch import Tensor, nn
 
 from spectune.errors import AdapterError
 from spectune.formats.adapter_config import scale
@@ -136,13 +136,21 @@ def test_what_is_trained_beside_the_matrices_comes_along(family: str, changes: d
 
 def test_names_that_end_like_others(tmp_path: Path) -> None:
     """PEFT compares ends of names: neither does a rank go to another matrix, nor is one of rank 0 adapted again."""
-    part = {"lora_A": torch.ones(1, 3), "lora_B": torch.ones(2, 1), "lora_E": torch.ones(1, 1)}
-    zero = {"lora_A": torch.ones(0, 3), "lora_B": torch.ones(2, 0), "lora_E": torch.ones(0, 1)}
-    matrices = {"block.q": part, "encoder.block.q": part, "decoder.block.q": zero}
-    tensors = {f"base_model.model.{name}.{kind}": t for name, kinds in matrices.items() for kind, t in kinds.items()}
-    config, _ = plain_lora({"init_r": 1, "lora_alpha": 1, "task_type": "SEQ_2_SEQ_LM"}, tensors)
-    assert list(config.exclude_modules or ()) == ["decoder.block.q"]
-    assert config.rank_pattern == {"^block.q": 1, "encoder.block.q": 1}
+    tensors = {}
+    for name, rank in {"block.q": 1, "encoder.block.q": 2, "decoder.block.q": 0}.items():
+        for kind, shape in {"A": (rank, 3), "B": (2, rank), "E": (rank, 1)}.items():
+            tensors[f"base_model.model.{name}.lora_{kind}"] = torch.ones(shape)
+    config, _ = plain_lora({"init_r": 2, "lora_alpha": 1, "task_type": "SEQ_2_SEQ_LM"}, tensors)
+    toy = nn.ModuleDict(
+        {
+            "block": nn.ModuleDict({"q": nn.Linear(3, 2)}),
+            "encoder": nn.ModuleDict({"block": nn.ModuleDict({"q": nn.Linear(3, 2)})}),
+            "decoder": nn.ModuleDict({"block": nn.ModuleDict({"q": nn.Linear(3, 2)})}),
+        }
+    )
+    inject_adapter_in_model(config, toy)
+    found = {name: module.r["default"] for name, module in toy.named_modules() if isinstance(module, LoraLayer)}
+    assert found == {"block.q": 1, "encoder.block.q": 2}
 
 
 def test_triplets_of_value_0_are_left_out_and_nothing_but_them_is_refused(tmp_path: Path) -> None:
