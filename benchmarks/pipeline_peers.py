@@ -61,10 +61,10 @@ class Counts:
     examples: int = 0
 
 
-def adapted(job: Job) -> Any:
-    """The base with PEFT's AdaLoRA."""
+def adapted(job: Job, dtype: torch.dtype = torch.float32) -> Any:
+    """The base with PEFT's AdaLoRA, whose own weights stay float32."""
     torch.manual_seed(42)
-    base = AutoModelForSeq2SeqLM.from_pretrained(job.base)
+    base = AutoModelForSeq2SeqLM.from_pretrained(job.base, dtype=dtype)
     options: dict[str, Any] = {"init_r": job.init_r, "target_r": job.target_r, **job.schedule}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -165,10 +165,16 @@ class Allocator(TrainerCallback):
         kwargs["model"].base_model.update_and_allocate(state.global_step + 1)
 
 
-def by_trainer(job: Job, counts: Counts) -> Any:
-    """Seq2SeqTrainer with predict_with_generate over PEFT's AdaLoRA."""
-    model, tokenizer = adapted(job), AutoTokenizer.from_pretrained(job.base)
-    on_gpu = torch.cuda.is_available()
+def by_trainer(job: Job, counts: Counts, *, dtype: torch.dtype = torch.float32, autocast: bool = False) -> Any:
+    """Seq2SeqTrainer with predict_with_generate over PEFT's AdaLoRA.
+
+    Args:
+        job: what to train.
+        counts: filled in.
+        dtype: how the base's weights are held.
+        autocast: its option `bf16`, over weights held in `dtype`.
+    """
+    model, tokenizer = adapted(job, dtype), AutoTokenizer.from_pretrained(job.base)
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(job.scratch / "trainer"),
         num_train_epochs=1,
@@ -181,8 +187,8 @@ def by_trainer(job: Job, counts: Counts) -> Any:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=autocast,
         label_names=["labels"],
     )
 

@@ -1,10 +1,10 @@
-"""The Python interface beside `attach`: train, load, evaluate, predict, ranks, export. torch comes when needed."""
+"""The Python interface beside `attach`: train, load, evaluate, predict. torch is imported when it is needed."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,6 @@ from typing import TYPE_CHECKING, Any
 from spectune.config import RunConfig
 from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to_examples
 from spectune.errors import Interrupted
-from spectune.exporting import (
-    Exported,
-    check_form,
-    check_limit,
-    check_output,
-    export_adapter,
-)
 from spectune.formats.adapter_files import check_start, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.planning import outline_run
@@ -27,7 +20,6 @@ from spectune.runfile import load_run_config
 if TYPE_CHECKING:
     from spectune.data.report import DataReport
     from spectune.evaluation.evaluate import Evaluation
-    from spectune.evaluation.sweep import SweepPoint
     from spectune.evaluation.trained import TrainedAdapter
     from spectune.training.finish import RunResult
     from spectune.training.progress import Reporter
@@ -98,9 +90,15 @@ def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code:
     return _on_its_base(path, AdapterSettings.read(path), trust_remote_code)
 
 
-def evaluate(adapter: str | Path | TrainedAdapter, data: str | Path) -> Evaluation:
-    """Generate for every row of `data` (a table, a data set, a hub id, `starter`) and score the outputs."""
-    return evaluate_data(adapter, data)[0]
+def evaluate(
+    adapter: str | Path | TrainedAdapter, data: str | Path, *, constrain_labels: bool | None = None
+) -> Evaluation:
+    """Generate for every row of `data` (a table, a data set, a hub id, `starter`) and score the outputs.
+
+    Args:
+        constrain_labels: also decode under the labels alone; unless given, as the adapter's run did.
+    """
+    return evaluate_data(adapter, data, constrain_labels=constrain_labels)[0]
 
 
 def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[str]:
@@ -110,100 +108,20 @@ def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[
     return loaded().predict(examples) if texts else []
 
 
-def ranks(adapter: str | Path, *, revision: str | None = None) -> dict[str, int]:
-    """Rank of every adapted matrix by module name: its triplets with λ ≠ 0. Loads no model.
+def classify(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[tuple[str, dict[str, float]]]:
+    """A label for each text, decoded under the labels alone, and the probability of every label, likeliest first.
 
-    Args:
-        adapter: a directory or hub id of any AdaLoRA adapter, also one that plain PEFT made.
-        revision: branch, tag or commit of an adapter on the hub.
+    The label is what the run's decoding writes (greedy or with beams), so that now and then another one is likelier.
 
     Raises:
-        AdapterError: there is none, or it is damaged.
+        AdapterError: the adapter knows no labels.
     """
-    path = locate_adapter(str(adapter), revision)
-    from spectune.formats.saved_adapter import SavedAdapter
-
-    return SavedAdapter.read(path).ranks()
-
-
-def export(
-    adapter: str | Path,
-    output: str | Path,
-    *,
-    format: str = "lora",
-    target_rank: float | None = None,
-    budget: str | int | None = None,
-    overwrite: bool = False,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> Exported:
-    """Write a finished adapter in another form, whole or cut down to a smaller budget.
-
-    Args:
-        adapter: a directory or hub id; also an AdaLoRA adapter that plain PEFT made.
-        output: the directory to write; its parents are made.
-        format: `lora`, a plain LoRA adapter with the same outputs; `merged`, the full model, which needs transformers
-            alone; `adalora`, an AdaLoRA adapter again.
-        target_rank: keep so many triplets for each matrix on average, those with the best scores.
-        budget: keep what the file of weights has room for, by score per parameter (`400kB`, or a number of parameters).
-        overwrite: replace an earlier export.
-        revision: branch, tag or commit of an adapter on the hub.
-        trust_remote_code: let the base model bring code of its own (`merged`).
-
-    Returns:
-        What was written: directory, ranks, bytes, and the scores by which triplets were kept.
-
-    Raises:
-        UserError: one line that says what to do; nothing is written then.
-    """
-    form, limit = check_form(format), check_limit(target_rank, budget)
-    path = locate_adapter(str(adapter), revision)
-    settings = AdapterSettings.read(path)
-    check_output(Path(output), path, overwrite=overwrite)
-    return export_adapter(path, settings, Path(output), form=form, limit=limit, trust_remote_code=trust_remote_code)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """Metrics of one adapter under several budgets."""
-
-    points: list[SweepPoint]
-    rows: int
-    """Rows that it was scored on."""
-    ranked_by: str
-    """Scores by which triplets were kept: `importance` or `size`."""
-    report: DataReport
-    """What was odd about the rows."""
-
-
-def export_sweep(
-    adapter: str | Path,
-    data: str | Path,
-    *,
-    format: str = "lora",
-    target_ranks: Sequence[float] | None = None,
-    budgets: Sequence[str | int] | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    on_point: Callable[[SweepPoint], None] = lambda point: None,
-) -> Sweep:
-    """What `export` would give at several budgets: metrics by generation on `data`, and bytes.
-
-    Without target ranks or budgets: the whole adapter, then four times half of its parameters. `on_point` is called
-    with each result as soon as it is known; the other arguments and the errors are those of `export` and `evaluate`.
-    """
-    form, limits = check_form(format), [check_limit(rank, None) for rank in target_ranks or ()]
-    limits += [check_limit(None, budget) for budget in budgets or ()]
-    path = locate_adapter(str(adapter), revision)
-    settings = AdapterSettings.read(path)
-    examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
-    from spectune.evaluation.sweep import sweep
-    from spectune.formats.saved_adapter import SavedAdapter
-    from spectune.sweeping import candidates
-
-    found, ranked_by = candidates(SavedAdapter.read(path), [limit for limit in limits if limit] or None, form)
-    points = sweep(_on_its_base(path, settings, trust_remote_code), examples, found, on_point)
-    return Sweep(points=points, rows=len(examples), ranked_by=ranked_by, report=report)
+    settings, loaded = _opened(adapter, constrain_labels=True)
+    examples = texts_to_examples(list(texts), settings.data)
+    if not texts:
+        return []
+    outputs = loaded().classify(examples)[1]
+    return [(label, outputs.of_row(row)) for row, label in enumerate(outputs.predictions)]
 
 
 def evaluate_data(
@@ -212,9 +130,10 @@ def evaluate_data(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    constrain_labels: bool | None = None,
 ) -> tuple[Evaluation, DataReport]:
     """`evaluate`, and what was odd about the rows. They are read before torch is imported."""
-    settings, loaded = _opened(adapter, revision, trust_remote_code)
+    settings, loaded = _opened(adapter, revision, trust_remote_code, constrain_labels)
     examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
     return loaded().evaluate(examples), report
 
@@ -225,23 +144,39 @@ def predict_file(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[list[tuple[str, str]], DataReport]:
-    """(text, output) of each row of a table, each line of a text file, or of standard input (`-`); what was odd."""
-    settings, loaded = _opened(adapter, revision, trust_remote_code)
+    constrain_labels: bool | None = None,
+) -> tuple[list[dict[str, Any]], DataReport]:
+    """Records of each row of a table, each line of a text file, or of standard input (`-`); and what was odd.
+
+    `{"text", "prediction"}`, and with `constrain_labels` (unless given, as the adapter's run had it) also
+    `constrained_prediction` and `label_probabilities`, of the ten likeliest labels at most.
+    """
+    settings, loaded = _opened(adapter, revision, trust_remote_code, constrain_labels)
     examples, report = read_texts(named, settings.data)
-    outputs = loaded().predict(examples)
     prefix = settings.data.source_prefix
-    return [(e.source.removeprefix(prefix), output) for e, output in zip(examples, outputs, strict=True)], report
+    texts = [example.source.removeprefix(prefix) for example in examples]
+    if not settings.evaluation.constrain_labels:
+        outputs = loaded().predict(examples)
+        return [{"text": text, "prediction": output} for text, output in zip(texts, outputs, strict=True)], report
+    outputs, under = loaded().classify(examples)
+    return [
+        {"text": text, "prediction": output} | under.record(row)
+        for row, (text, output) in enumerate(zip(texts, outputs, strict=True))
+    ], report
 
 
 def _opened(
-    adapter: str | Path | TrainedAdapter, revision: str | None = None, trust_remote_code: bool = False
+    adapter: str | Path | TrainedAdapter,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    constrain_labels: bool | None = None,
 ) -> tuple[AdapterSettings, Callable[[], TrainedAdapter]]:
     """An adapter's settings at once, and what loads it when the data has been found right."""
     if not isinstance(adapter, str | Path):
-        return adapter.settings, lambda: adapter
+        settings = adapter.settings.constrained(constrain_labels)
+        return settings, lambda: replace(adapter, settings=settings)
     path = locate_adapter(str(adapter), revision)
-    settings = AdapterSettings.read(path)
+    settings = AdapterSettings.read(path).constrained(constrain_labels)
     return settings, lambda: _on_its_base(path, settings, trust_remote_code)
 
 

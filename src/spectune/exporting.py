@@ -16,7 +16,7 @@ from spectune.adapter.roles import role_of
 from spectune.budget import Budget, parse_budget
 from spectune.errors import AdapterError, ConfigError, RunError
 from spectune.files import write_json, write_text
-from spectune.formats.adapter_files import CONFIG, IMPORTANCE, SETTINGS, WEIGHTS
+from spectune.formats.adapter_files import CONFIG, IMPORTANCE, SETTINGS, WEIGHTS, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.formats.adapter_writing import in_order, readable
 from spectune.formats.model_card import ExportFacts, export_card
@@ -58,6 +58,59 @@ class Exported:
     """Scores by which triplets were kept; None where all were."""
     weights_bytes: int
     """Of the files of weights."""
+
+
+def ranks(adapter: str | Path, *, revision: str | None = None) -> dict[str, int]:
+    """Rank of every adapted matrix by module name: its triplets with λ ≠ 0. Loads no model.
+
+    Args:
+        adapter: a directory or hub id of any AdaLoRA adapter, also one that plain PEFT made.
+        revision: branch, tag or commit of an adapter on the hub.
+
+    Raises:
+        AdapterError: there is none, or it is damaged.
+    """
+    path = locate_adapter(str(adapter), revision)  # mistakes are found before torch comes
+    from spectune.formats.saved_adapter import SavedAdapter
+
+    return SavedAdapter.read(path).ranks()
+
+
+def export(
+    adapter: str | Path,
+    output: str | Path,
+    *,
+    format: str = "lora",
+    target_rank: float | None = None,
+    budget: str | int | None = None,
+    overwrite: bool = False,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Exported:
+    """Write a finished adapter in another form, whole or cut down to a smaller budget.
+
+    Args:
+        adapter: a directory or hub id; also an AdaLoRA adapter that plain PEFT made.
+        output: the directory to write; its parents are made.
+        format: `lora`, a plain LoRA adapter with the same outputs; `merged`, the full model, which needs transformers
+            alone; `adalora`, an AdaLoRA adapter again.
+        target_rank: keep so many triplets for each matrix on average, those with the best scores.
+        budget: keep what the file of weights has room for, by score per parameter (`400kB`, or a number of parameters).
+        overwrite: replace an earlier export.
+        revision: branch, tag or commit of an adapter on the hub.
+        trust_remote_code: let the base model bring code of its own (`merged`).
+
+    Returns:
+        What was written: directory, ranks, bytes, and the scores by which triplets were kept.
+
+    Raises:
+        UserError: one line that says what to do; nothing is written then.
+    """
+    form, limit = check_form(format), check_limit(target_rank, budget)
+    path = locate_adapter(str(adapter), revision)
+    settings = AdapterSettings.read(path)
+    check_output(Path(output), path, overwrite=overwrite)
+    return export_adapter(path, settings, Path(output), form=form, limit=limit, trust_remote_code=trust_remote_code)
 
 
 def check_form(form: str) -> Form:

@@ -1,19 +1,68 @@
-"""The budgets of `spectune export --sweep`: what each keeps, and the bytes it comes to. No model is loaded."""
+"""`spectune export --sweep`: one adapter under several budgets, by metrics and by the bytes each comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectune.budget import Budget
+from spectune.data.prepare import load_evaluation_examples
 from spectune.errors import ConfigError
-from spectune.exporting import Form, Limit, keep_under, smaller
+from spectune.exporting import Form, Limit, check_form, check_limit, keep_under, smaller
+from spectune.formats.adapter_files import locate_adapter
+from spectune.formats.adapter_settings import AdapterSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectune.evaluation.sweep import Candidate
+    from spectune.data.report import DataReport
+    from spectune.evaluation.sweep import Candidate, SweepPoint
     from spectune.formats.saved_adapter import SavedAdapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Metrics of one adapter under several budgets."""
+
+    points: list[SweepPoint]
+    rows: int
+    """Rows that it was scored on."""
+    ranked_by: str
+    """Scores by which triplets were kept: `importance` or `size`."""
+    report: DataReport
+    """What was odd about the rows."""
+
+
+def export_sweep(
+    adapter: str | Path,
+    data: str | Path,
+    *,
+    format: str = "lora",
+    target_ranks: Sequence[float] | None = None,
+    budgets: Sequence[str | int] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    on_point: Callable[[SweepPoint], None] = lambda point: None,
+) -> Sweep:
+    """What `export` would give at several budgets: metrics by generation on `data`, and bytes.
+
+    Without target ranks or budgets: the whole adapter, then four times half of its parameters. `on_point` is called
+    with each result as soon as it is known; the other arguments and the errors are those of `export` and `evaluate`.
+    """
+    form, limits = check_form(format), [check_limit(rank, None) for rank in target_ranks or ()]
+    limits += [check_limit(None, budget) for budget in budgets or ()]
+    path = locate_adapter(str(adapter), revision)
+    settings = AdapterSettings.read(path)
+    examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
+    from spectune.api import load
+    from spectune.evaluation.sweep import sweep
+    from spectune.formats.saved_adapter import SavedAdapter
+
+    found, ranked_by = candidates(SavedAdapter.read(path), [limit for limit in limits if limit] or None, form)
+    points = sweep(load(path, trust_remote_code=trust_remote_code), examples, found, on_point)
+    return Sweep(points=points, rows=len(examples), ranked_by=ranked_by, report=report)
 
 
 def candidates(adapter: SavedAdapter, limits: Sequence[Limit] | None, form: Form) -> tuple[list[Candidate], str]:

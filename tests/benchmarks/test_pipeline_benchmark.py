@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from benchmarks.pipeline_peers import Counts, Job, by_example
 from benchmarks.rows import bundled_tokenizer, make, write_base
 
@@ -21,15 +22,17 @@ def test_all_see_the_same_and_the_file_has_its_fields(tmp_path: Path, monkeypatc
         lines = [json.dumps({"text": f"{text} {split}", "target": target}) for text, target in PAIRS]
         (tmp_path / "words" / f"{split}.jsonl").write_text("\n".join(lines))
     monkeypatch.setenv("SPECTUNE_DATA", str(tmp_path))
+    monkeypatch.setattr(pipeline, "fastest_dtype", lambda device: (torch.bfloat16, "for all machines alike"))
     monkeypatch.setattr(pipeline, "write", partial(writing.write, directory=tmp_path))
     pipeline.main("--shape tiny-words --task words --rows 18 --validation-rows 6 --batch 2".split())
     found = json.loads((tmp_path / "pipeline-tiny-words-words.json").read_text())
     assert (found["rows"], found["validation_rows"], found["steps"]) == (18, 6, 9)
     names = [row["contender"] for row in found["results"]]
     assert names == list(found["seconds"])
-    assert names[-1] == "spectune"
+    assert names[-1] == "spectune, bfloat16"
     assert all(abs(row["loss against spectune's"]) < 0.01 for row in found["results"])
     assert found["results"][-1]["of them proof"] > 0
+    assert found["results"][-1]["bfloat16 is faster by"] == 1
     assert {"command", "versions", "machine"} <= set(found)
 
 

@@ -77,6 +77,17 @@ def test_starter_data(run_cli: RunCli, tmp_path: Path) -> None:
     assert _propose(run_cli, "starter", tmp_path).data.label_names == {0: "negative", 1: "neutral", 2: "positive"}
 
 
+def test_many_rows_bring_a_word_on_streaming(
+    run_cli: RunCli, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _propose(run_cli, reviews, tmp_path)
+    assert "streaming" not in (tmp_path / "proposed.yaml").read_text("utf-8")
+    monkeypatch.setattr("spectune.proposal._MANY_ROWS", 100)
+    (tmp_path / "proposed.yaml").unlink()
+    _propose(run_cli, reviews, tmp_path)
+    assert "# streaming: true" in (tmp_path / "proposed.yaml").read_text("utf-8")
+
+
 def test_one_column_is_not_enough(run_cli: RunCli, tmp_path: Path) -> None:
     table = _table(tmp_path / "one.jsonl", [{"text": "a"}, {"text": "b"}])
     assert "needs a column of texts and one of targets" in run_cli("init", table, "--output", tmp_path / "x").error()

@@ -41,6 +41,17 @@ def test_a_missing_table_needs_max_steps(run_cli: RunCli, run_file: Path) -> Non
     assert "note: the data was not read" in finished.out
 
 
+def test_a_stream(run_cli: RunCli, run_file: Path, reviews: Path) -> None:
+    streamed = ["data.streaming=true", "evaluation.eval_strategy=steps", "evaluation.eval_steps=10"]
+    assert "give train.max_steps" in run_cli("plan", run_file, *streamed).error()
+    streamed += ["train.max_steps=100"]
+    assert "give data.validation_file" in run_cli("plan", run_file, *streamed).error()
+    shown = run_cli("plan", run_file, *streamed, f"data.validation_file={reviews}").out
+    assert f"train: streamed from {reviews}, number of rows unknown, shuffled in a buffer of 10,000" in shown
+    assert "100 steps, batches of 8, rows streamed, their number unknown" in shown
+    assert "validation: 120 rows of" in shown
+
+
 def test_what_is_no_encoder_decoder_is_refused(run_cli: RunCli, run_file: Path, tmp_path: Path) -> None:
     (tmp_path / "gpt").mkdir()
     (tmp_path / "gpt" / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")

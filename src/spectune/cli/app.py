@@ -13,6 +13,7 @@ from spectune.cli.export import export
 from spectune.cli.init import init
 from spectune.cli.plan import plan
 from spectune.cli.predict import predict
+from spectune.cli.push import push
 from spectune.cli.ranks import ranks
 from spectune.cli.starter import starter
 from spectune.cli.train import train
@@ -25,6 +26,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(ranks)
 app.command()(export)
+app.command()(push)
 app.command()(starter)
 
 

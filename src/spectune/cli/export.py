@@ -50,14 +50,13 @@ def export(
         raise ConfigError("name the directory to write with --output")
     if len(ranks) > 1:
         raise ConfigError("several target ranks go with --sweep")
-    from spectune import api
-    from spectune.exporting import CHOSEN_BY
+    from spectune import exporting
 
     rank = ranks[0] if ranks else None
-    result = api.export(adapter, output, target_rank=rank, budget=budget, overwrite=overwrite, **common)
+    result = exporting.export(adapter, output, target_rank=rank, budget=budget, overwrite=overwrite, **common)
     kept = sum(result.ranks.values())
     if result.chosen_by is not None:
-        typer.echo(f"kept {kept:,} of {result.before:,} triplets, chosen by {CHOSEN_BY[result.chosen_by]}")
+        typer.echo(f"kept {kept:,} of {result.before:,} triplets, chosen by {exporting.CHOSEN_BY[result.chosen_by]}")
     typer.echo(f"wrote {result.directory} ({result.form}, {result.weights_bytes / 1e3:,.0f} kB of weights)")
 
 
@@ -69,12 +68,12 @@ def _sweep(
     target = output or Path("sweep.json")
     if target.is_dir() or not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: name a JSON file in a directory that exists")
-    from spectune import api
     from spectune.exporting import CHOSEN_BY
     from spectune.files import write_json
     from spectune.report.tables import sweep_table
+    from spectune.sweeping import export_sweep
 
-    result = api.export_sweep(adapter, data, target_ranks=ranks, budgets=budgets, on_point=_show, **common)
+    result = export_sweep(adapter, data, target_ranks=ranks, budgets=budgets, on_point=_show, **common)
     for line in result.report.oddities():
         typer.echo(f"note: {line}", err=True)
     points = [point.as_dict() for point in result.points]

@@ -57,7 +57,8 @@ def _length(config: RunConfig, plan: Plan) -> str:
     if train.gradient_accumulation_steps > 1:
         batch += f" × {train.gradient_accumulation_steps}"
     if lengths.rows is None or lengths.steps_per_epoch is None:
-        return f"{lengths.total_step:,} steps, {batch}"
+        streamed = ", rows streamed, their number unknown" if config.data.streaming else ""
+        return f"{lengths.total_step:,} steps, {batch}{streamed}"
     epochs = lengths.total_step / lengths.steps_per_epoch
     return (
         f"{lengths.total_step:,} steps: {lengths.rows:,} rows in {batch}, "

@@ -28,9 +28,9 @@ def ranks(
     target = output or (Path("ranks.png") if form == "png" else None)
     if target is not None and (target.is_dir() or not target.parent.is_dir()):
         raise ConfigError(f"{target} cannot be written: name a file in a directory that exists")
-    from spectune import api
+    from spectune import exporting
 
-    content = _content(form, api.ranks(adapter, revision=revision))
+    content = _content(form, exporting.ranks(adapter, revision=revision))
     if target is None:
         typer.echo(content.decode(), nl=False)
         return

@@ -28,6 +28,11 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 adapter = "PATH_OR_HUB_ID"
 base = AutoModelForSeq2SeqLM.from_pretrained(PeftConfig.from_pretrained(adapter).base_model_name_or_path{revision})
 model, tokenizer = PeftModel.from_pretrained(base, adapter), AutoTokenizer.from_pretrained(adapter)"""
+_GLOBAL = """\
+inputs = tokenizer(texts, return_tensors="pt", padding=True)
+inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
+inputs["global_attention_mask"][:, 0] = 1
+outputs = model.generate(**inputs, generation_config=GenerationConfig.from_pretrained(adapter))"""
 
 _LOAD_MERGED = """\
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -51,6 +56,10 @@ class CardFacts:
     rows: Mapping[str, int] = field(default_factory=dict)
     """Split → rows used."""
     label_words: Sequence[str] = ()
+    languages: tuple[str, str] | None = None
+    """Codes of source and target."""
+    first_token_global: bool = False
+    """LED: the first token has global attention, which a caller of `generate` has to ask for."""
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name → {"value", "signature"}, as in `summary.json`."""
     rank_summary: Sequence[Mapping[str, Any]] = ()
@@ -174,7 +183,16 @@ def _what_it_is(facts: CardFacts, base: str) -> str:
 
 def _loading(facts: CardFacts) -> str:
     revision = f", revision={facts.base_revision!r}" if facts.base_revision else ""
-    return "With PEFT alone:\n\n" + _fenced(_LOAD.format(revision=revision), "python")
+    parts = ["With PEFT alone:", _fenced(_LOAD.format(revision=revision), "python")]
+    if facts.languages is not None:
+        source, target = map(_code, facts.languages)
+        parts.append(
+            f"The tokenizer is set to {source} for sources and {target} for targets; "
+            "`generation_config.json` makes every output start with the latter."
+        )
+    if facts.first_token_global:
+        parts += ["Trained with global attention on the first token, so generate with it:", _fenced(_GLOBAL, "python")]
+    return "\n\n".join(parts)
 
 
 def _data(facts: CardFacts) -> str:

@@ -87,6 +87,7 @@ def adapter_settings(
         "evaluation": config.evaluation.model_dump(mode="json") | {"max_new_tokens": max_new_tokens or "auto"},
         "dtype": dtype,
         "quantization": config.model.quantization,
+        "global_attention": config.model.global_attention,
         "base_name": config.model.model_name_or_path,
         # what quantisation makes of weights differs between devices, so that its hash says nothing elsewhere
         "base_sha256": base_digest if config.model.quantization is None else None,
@@ -100,6 +101,7 @@ def card_facts(
     metrics: dict[str, Any],
     parameters: dict[str, int],
     base: str,
+    first_token_global: bool = False,
 ) -> CardFacts:
     """The card's facts, from a finished run."""
     ranks = engine.ranks()
@@ -112,8 +114,10 @@ def card_facts(
         base_revision=config.model.revision,
         task=data.task,
         data_files=files,
-        rows={"train": len(data.train), "validation": len(data.validation)},
+        rows=({} if data.train_rows is None else {"train": data.train_rows}) | {"validation": len(data.validation)},
         label_words=() if data.verbalizer is None else data.verbalizer.words,
+        languages=(section.source_lang, section.target_lang) if section.source_lang and section.target_lang else None,
+        first_token_global=first_token_global,
         metrics=metrics,
         rank_summary=role_summary(ranks, {name: role_of(name) for name in ranks}),
         budget=sum(ranks.values()),
