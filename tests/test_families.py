@@ -18,6 +18,7 @@ from transformers import (
     FSMTConfig,
     LEDConfig,
     LongT5Config,
+    PegasusXConfig,
     T5Config,
 )
 
@@ -43,8 +44,9 @@ def config(**sections: dict[str, Any]) -> RunConfig:
     [
         (LEDConfig(attention_window=[16, 64]), 64),
         (LEDConfig(attention_window=32), 32),
-        (LongT5Config(local_radius=127), 128),
-        (BigBirdPegasusConfig(block_size=64), 64),
+        (PegasusXConfig(block_size=64), 64),
+        (LongT5Config(local_radius=127), 1),
+        (BigBirdPegasusConfig(block_size=64), 1),
         (BartConfig(), 1),
         (T5Config(), 1),
     ],

@@ -49,15 +49,15 @@ def vocabulary_of(model: Any) -> Vocabulary:
 
 
 def attention_block(config: Any) -> int:
-    """Tokens that the encoder pads every source to a multiple of, inside itself; 1 where it pads nothing.
+    """Tokens that the encoder pads every source to a multiple of before its first layer; 1 where it pads nothing.
 
-    LED: its widest window. LongT5: a block of local_radius + 1. BigBirdPegasus and PegasusX: block_size.
+    LED: its widest window. PegasusX: block_size. LongT5 pads inside attention alone, and BigBirdPegasus nothing but
+    long sources, so the exact length counts there.
     """
     windows = getattr(config, "attention_window", None)
     if windows is not None:
         return int(windows if isinstance(windows, int) else max(windows))
-    radius = getattr(config, "local_radius", None)
-    return int(radius + 1 if radius is not None else getattr(config, "block_size", None) or 1)
+    return int(config.block_size) if config.model_type == "pegasus_x" else 1
 
 
 def family_notes(config: RunConfig, model: Any) -> list[str]:

@@ -11,6 +11,8 @@ from tests.architectures.trial import CHECKS, Row
 
 RESULTS = Path(__file__).with_name("RESULTS.json")
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
+_BLOCKS = ["self_attention", "cross_attention", "feed_forward"]
+_ROLES = ["q", "k", "v", "qkv", "kv", "o", "in", "gate", "out"]
 _REMARKS = {
     "bigbird_pegasus": "A base that spectune loads decides batch by batch between block-sparse and full attention; by "
     "itself it stays with full attention after its first short batch.",
@@ -19,7 +21,7 @@ _REMARKS = {
     "fsmt": "Its own `loss` counts padding as targets and shifts no labels: in a loop of your own pass "
     "`decoder_input_ids` and compute the loss over `logits`.",
     "led": "The matrices of global attention have a gradient only where the batch has a `global_attention_mask`; "
-    "`spectune train` passes none.",
+    "`spectune train` passes none, and they end with rank 0.",
     "mvp (prompts)": "The prompts are not adapted. transformers multiplies them in float32 alone, so "
     "`model.dtype: auto` is float32.",
     "nllb-moe": "Routers are not adapted. An expert without tokens has no gradient, which counts as zero; so does a "
@@ -103,8 +105,8 @@ def _matrices(rows: Sequence[Row]) -> Iterator[str]:
 def _stack(row: Row, stack: str) -> str:
     blocks = {key.removeprefix(f"{stack} "): roles for key, roles in row.matrices.items() if key.startswith(stack)}
     return "<br>".join(
-        f"{block.replace('_', '-')}: {', '.join(f'{role} {roles[role]}' for role in sorted(roles))}"
-        for block, roles in sorted(blocks.items())
+        f"{block.replace('_', '-')}: {', '.join(f'{role} {roles[role]}' for role in sorted(roles, key=_ROLES.index))}"
+        for block, roles in sorted(blocks.items(), key=lambda item: _BLOCKS.index(item[0]))
     )
 
 
