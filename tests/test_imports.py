@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "base_model": {"errors", "config", "starter", "hub", "teacher_forcing"},
     "families": {"errors", "config"},
     "report": {"errors", "adapter"},
-    "formats": {"errors", "config", "files", "manifest", "hub", "adapter", "data"},
+    "formats": {"errors", "config", "budget", "files", "manifest", "hub", "adapter", "data"},
     "evaluation": {"errors", "config", "files", "formats", "adapter", "data", "starter", "teacher_forcing"},
     "training": {
         *_PLAIN,
@@ -42,9 +42,23 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {*_PLAIN, "formats", "adapter", "data", "base_model", "training", "evaluation", "sizes", "families"},
     "proposal": {"errors", "data", "yaml_text"},
     "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal"},
-    "cli": {*_PLAIN, *_MIDDLE, "adapter", "data", "planning", "proposal", "api", "starter", "__init__"},
+    "exporting": {"errors", "budget", "files", "manifest", "adapter", "formats", "evaluation", "report"},
+    "sweeping": {"errors", "budget", "data", "exporting", "evaluation", "formats", "api"},
+    "cli": {
+        *_PLAIN,
+        *_MIDDLE,
+        "adapter",
+        "data",
+        "planning",
+        "proposal",
+        "api",
+        "starter",
+        "exporting",
+        "sweeping",
+        "__init__",
+    },
     "__main__": {"cli"},
-    "__init__": {"errors", "adapter", "api", "integrations"},
+    "__init__": {"errors", "adapter", "api", "exporting", "sweeping", "integrations"},
 }
 """Part of the package → parts it may import, its own aside."""
 

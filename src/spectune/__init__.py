@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from spectune.adapter.peft_host import attach, detach
     from spectune.adapter.targets import default_targets
     from spectune.api import classify, evaluate, load, predict, train
+    from spectune.exporting import export, ranks
+    from spectune.sweeping import export_sweep
 
 __version__ = "0.1.0"
 
@@ -28,8 +30,11 @@ __all__ = [
     "default_targets",
     "detach",
     "evaluate",
+    "export",
+    "export_sweep",
     "load",
     "predict",
+    "ranks",
     "train",
 ]
 
@@ -40,8 +45,11 @@ _HOME = {
     "classify": "spectune.api",
     "default_targets": "spectune.adapter.targets",
     "evaluate": "spectune.api",
+    "export": "spectune.exporting",
+    "export_sweep": "spectune.sweeping",
     "load": "spectune.api",
     "predict": "spectune.api",
+    "ranks": "spectune.exporting",
     "train": "spectune.api",
 }
 

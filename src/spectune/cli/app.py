@@ -9,10 +9,12 @@ import typer
 
 from spectune import __version__
 from spectune.cli.evaluate import evaluate
+from spectune.cli.export import export
 from spectune.cli.init import init
 from spectune.cli.plan import plan
 from spectune.cli.predict import predict
 from spectune.cli.push import push
+from spectune.cli.ranks import ranks
 from spectune.cli.starter import starter
 from spectune.cli.train import train
 
@@ -22,6 +24,8 @@ app.command()(plan)
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(ranks)
+app.command()(export)
 app.command()(push)
 app.command()(starter)
 

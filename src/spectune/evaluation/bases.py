@@ -38,7 +38,7 @@ def load_base(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
-    with _without_bar():
+    with without_bar():
         loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(
             location, revision=revision or "main", dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
@@ -51,7 +51,7 @@ def load_base(
 
 
 @contextmanager
-def _without_bar() -> Iterator[None]:
+def without_bar() -> Iterator[None]:
     """transformers' bar over the weights of a model takes a line of its own, for a second; downloads keep theirs."""
     shown = hub_logging.is_progress_bar_enabled()
     hub_logging.disable_progress_bar()

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from spectune.errors import AdapterError
 from spectune.formats.adapter_config import scale
-from spectune.formats.adapter_files import WEIGHTS, read_adapter_config
-from spectune.formats.adapter_tensors import PREFIX, check_tensors, read_tensors, split_entries
+from spectune.formats.adapter_files import WEIGHTS
+from spectune.formats.adapter_tensors import PREFIX, split_entries, unwrapped
 from spectune.formats.adapter_writing import in_order, readable
+from spectune.formats.saved_adapter import SavedAdapter
 
 _KEPT = (
     "task_type",
@@ -34,7 +35,6 @@ _KEPT = (
     "ensure_weight_tying",
 )
 """Options that mean the same in both kinds of adapter."""
-_BIAS = ".base_layer.bias"  # under this name PEFT saves the bias of an adapted matrix
 
 
 def write_plain_lora(source: Path, directory: Path) -> None:
@@ -43,9 +43,8 @@ def write_plain_lora(source: Path, directory: Path) -> None:
     Raises:
         AdapterError: `source` is damaged, or has no triplet with λ ≠ 0.
     """
-    config, tensors = read_adapter_config(source), read_tensors(source / WEIGHTS)
-    check_tensors(source / WEIGHTS, config, tensors)
-    save_plain_lora(directory, *plain_lora(config, tensors))
+    adapter = SavedAdapter.read(source)
+    save_plain_lora(directory, *plain_lora(adapter.config, adapter.tensors))
 
 
 def save_plain_lora(directory: Path, config: LoraConfig, tensors: Mapping[str, Tensor]) -> None:
@@ -76,7 +75,7 @@ def plain_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tupl
     if not ranks:
         raise AdapterError("the adapter changes no matrix (every λ is 0), so there is no LoRA adapter to be made of it")
     left_out = entries.keys() - ranks.keys()
-    saved = {PREFIX + _unwrapped(name, left_out): tensor.contiguous() for name, tensor in rest.items()}
+    saved = {PREFIX + _place(name, left_out): tensor.contiguous() for name, tensor in rest.items()}
     for name in ranks:
         a, b = factors[name]
         saved |= {f"{PREFIX}{name}.lora_A.weight": a, f"{PREFIX}{name}.lora_B.weight": b}
@@ -122,7 +121,7 @@ def _shadowed(name: str, ranks: Collection[str]) -> bool:
     return any(name.endswith(f".{other}") for other in ranks)
 
 
-def _unwrapped(name: str, left_out: Collection[str]) -> str:
+def _place(name: str, left_out: Collection[str]) -> str:
     """The name of a tensor beside the triplets; a matrix that is left out has no wrapper around its bias."""
-    matrix = name.removesuffix(_BIAS)
-    return f"{matrix}.bias" if name != matrix and matrix in left_out else name
+    plain = unwrapped(name)
+    return plain if plain.removesuffix(".bias") in left_out else name

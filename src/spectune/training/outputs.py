@@ -22,7 +22,7 @@ from spectune.config import RunConfig
 from spectune.data.prepare import PreparedData
 from spectune.errors import RunError
 from spectune.files import write_json, write_text
-from spectune.formats.adapter_files import SETTINGS, WEIGHTS
+from spectune.formats.adapter_files import IMPORTANCE, SETTINGS, WEIGHTS
 from spectune.formats.adapter_writing import in_order, readable
 from spectune.formats.model_card import CardFacts, model_card
 from spectune.manifest import whole_directory
@@ -67,7 +67,7 @@ def save_adapter(
             warnings.simplefilter("ignore")
             generation.save_pretrained(str(partial))
         scores = {name: values.detach().cpu().contiguous() for name, values in engine.final_scores.items()}
-        save_file(scores, partial / "importance.safetensors")
+        save_file(scores, partial / IMPORTANCE)
         write_json(partial / SETTINGS, settings)
         size = (partial / WEIGHTS).stat().st_size
         write_text(partial / "README.md", model_card(_with_size(card, size)))
