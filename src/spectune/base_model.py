@@ -16,7 +16,7 @@ from spectune.errors import ModelError, first_line
 from spectune.hub import LOG_IN, hub_trouble
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 STARTER = "starter"
 _CONFIG = "config.json"
@@ -83,6 +83,23 @@ def skeleton(model: ModelConfig) -> PreTrainedModel:
         raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
     made.tie_weights()  # the meta device makes tied weights twice
     return made
+
+
+def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    return tokenizer
 
 
 def _checked_directory(path: Path, otherwise: str) -> str:

@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
-from spectune.base_model import read_config, skeleton
+from spectune.base_model import load_tokenizer, read_config, skeleton
 from spectune.config import RunConfig
 from spectune.data.examples import Example
 from spectune.data.loader import BatchLoader
@@ -41,7 +41,7 @@ from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
 from spectune.training.loop import Loop
-from spectune.training.model import Adapted, adapt, load_base, load_tokenizer
+from spectune.training.model import Adapted, adapt, load_base
 from spectune.training.optimizer import make_optimizer
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
