@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "planning": {*_PLAIN, "formats", "adapter", "data", "base_model", "training", "evaluation", "sizes", "memory"},
     "proposal": {"errors", "data", "yaml_text"},
     "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal"},
-    "cli": {*_PLAIN, *_MIDDLE, "adapter", "data", "planning", "proposal", "api", "starter", "__init__"},
+    "cli": {*_PLAIN, *_MIDDLE, "adapter", "data", "memory", "planning", "proposal", "api", "starter", "__init__"},
     "__main__": {"cli"},
     "__init__": {"errors", "adapter", "api", "integrations"},
 }

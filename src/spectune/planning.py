@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, resolve_schedule
@@ -62,10 +63,16 @@ class Plan:
     rate: LearningRate
     targets: tuple[str, ...]
     parameters: Parameters
-    memory: Memory
+    reckon: Callable[[], Memory]
+    """Works out `memory`, which takes a second or so."""
     data: tuple[str, ...]
     """What the data's report says, line by line."""
     notes: tuple[str, ...]
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Peak memory, part by part; worked out when first asked for."""
+        return self.reckon()
 
     @property
     def initial_budget(self) -> int:
@@ -114,7 +121,7 @@ def plan_run(config: RunConfig) -> Plan:
         rate=outline.rate,
         targets=targets,
         parameters=parameters,
-        memory=memory_of(config, model, targets, parameters, _largest(config, outline)),
+        reckon=lambda: memory_of(config, model, targets, parameters, _largest(config, outline)),
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )

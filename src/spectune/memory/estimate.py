@@ -20,7 +20,7 @@ _COPIES_OF_ADAPTER = 6
 # tensors once it trains, and the share by which the C library's heap outgrows activations, since blocks that one batch
 # frees do not all fit the next one's.
 _PROCESS = 40_000_000
-_HEAP = 0.15
+_HEAP = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
