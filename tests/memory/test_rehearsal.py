@@ -113,7 +113,12 @@ def test_what_autograd_keeps(family: str) -> None:
 
     def kept(model: Any) -> int:
         found: list[torch.Tensor] = []
-        with saved_tensors_hooks(lambda tensor: found.append(tensor) or tensor, lambda tensor: tensor):
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            found.append(tensor)
+            return tensor
+
+        with saved_tensors_hooks(note, lambda tensor: tensor):
             step(model, config)
         activations = [one for one in found if one.untyped_storage()._cdata not in weights]
         return bytes_of(activations)
@@ -153,11 +158,11 @@ def test_the_peak_of_an_evaluation(family: str) -> None:
 def test_a_family_whose_forward_reads_its_data() -> None:
     from transformers import LEDConfig, LEDForConditionalGeneration
 
-    sizes = {"encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "vocab_size": 200}
+    sizes: dict[str, Any] = {"d_model": 32, "vocab_size": 200, "attention_window": 8}
+    for stack in ("encoder", "decoder"):
+        sizes |= {f"{stack}_layers": 1, f"{stack}_ffn_dim": 48, f"{stack}_attention_heads": 4}
     with torch.device("meta"):
-        model = LEDForConditionalGeneration(
-            LEDConfig(d_model=32, attention_window=8, encoder_attention_heads=4, decoder_attention_heads=4, **sizes)
-        )
+        model = LEDForConditionalGeneration(LEDConfig(**sizes))
     config = configuration()
     targets = tuple(default_targets(model))
     largest = Largest((SHAPE,), SHAPE, 8, from_rows=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +90,7 @@ class _Unpacked(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) → (…, out)."""
-        result: Any = _UnpackedProduct.apply(x, self.out_features, self.bias)
-        return result
+        return cast(Tensor, cast(Any, _UnpackedProduct).apply(x, self.out_features, self.bias))
 
 
 class _UnpackedProduct(torch.autograd.Function):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ class LiveBytes(TorchDispatchMode):
         Args:
             known: tensors that existed before, not to be counted (views of them neither).
         """
-        super().__init__()
-        self.now = 0
-        self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
         self._sizes = {_key(tensor): 0 for tensor in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -34,6 +34,9 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(leaf, Tensor):
                 self._note(leaf)
         return result
+
+    def __enter__(self) -> LiveBytes:
+        return cast(LiveBytes, super().__enter__())  # type: ignore[no-untyped-call]
 
     def _note(self, tensor: Tensor) -> None:
         key = _key(tensor)
@@ -51,7 +54,7 @@ class LiveBytes(TorchDispatchMode):
 
 def _key(tensor: Tensor) -> int:
     """The same for all views of a storage, while it lives."""
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 @torch.no_grad()
