@@ -71,7 +71,10 @@ class Plan:
 
     @cached_property
     def memory(self) -> Memory:
-        """Peak memory, part by part; worked out when first asked for."""
+        """Peak memory, part by part; worked out when first asked for.
+
+        Raises a `UserError` for rows that the tokenizer refuses.
+        """
         return self.reckon()
 
     @property

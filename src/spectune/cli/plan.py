@@ -26,7 +26,7 @@ def plan(
     config = config_from(words)
     from spectune.planning import plan_run
 
-    for line in _lines(config, plan_run(config)):
+    for line in list(_lines(config, plan_run(config))):  # a mistake found on the way leaves half a plan unprinted
         typer.echo(visible(line))
 
 

@@ -60,9 +60,7 @@ def memory_of(
         model: the base's skeleton.
         largest: batches to reckon with.
     """
-    from spectune.training.device import choose_device, choose_dtype
-
-    dtype = choose_dtype(config, model.config.model_type, choose_device(config.train.use_cpu)[0])[0]
+    dtype = _dtype(config, model.config.model_type)
     peaks, evaluation = _rehearse(config, model, targets, largest, dtype)
     batch = max(peaks, key=lambda shape: peaks[shape])
     return Memory(
@@ -76,6 +74,18 @@ def memory_of(
         evaluation_batch=largest.evaluation,
         from_rows=largest.from_rows,
     )
+
+
+def _dtype(config: RunConfig, model_type: str) -> torch.dtype:
+    """What `auto` is here; what is named may be meant for another machine."""
+    import torch
+
+    from spectune.training.device import choose_device, choose_dtype
+
+    if config.model.dtype == "auto":
+        return choose_dtype(config, model_type, choose_device(config.train.use_cpu)[0])[0]
+    named: torch.dtype = getattr(torch, config.model.dtype)
+    return named
 
 
 def _rehearse(
