@@ -57,6 +57,11 @@ ALLOWED: dict[str, set[str]] = {
         "sweeping",
         "__init__",
     },
+    "memory": {"errors", "config", "adapter", "data", "sizes", "training", "evaluation"},
+    "planning": {*_PLAIN, "formats", "adapter", "data", "base_model", "training", "evaluation", "sizes", "memory"},
+    "proposal": {"errors", "data", "yaml_text"},
+    "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal"},
+    "cli": {*_PLAIN, *_MIDDLE, "adapter", "data", "memory", "planning", "proposal", "api", "starter", "__init__"},
     "__main__": {"cli"},
     "__init__": {"errors", "adapter", "api", "exporting", "sweeping", "integrations"},
 }

@@ -229,6 +229,13 @@ class AdapterConfig(Section):
         return 2 * self.init_r if self.lora_alpha == "auto" else self.lora_alpha
 
 
+class CheckpointingConfig(Section):
+    """What transformers passes on to torch's checkpoint."""
+
+    use_reentrant: bool = False
+    """The older kind of checkpoint, which recomputes inside a backward pass of its own."""
+
+
 class TrainConfig(Section):
     """The training loop; names of transformers' `TrainingArguments`."""
 
@@ -249,6 +256,9 @@ class TrainConfig(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     label_smoothing_factor: Probability = 0.0
     gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass instead of keeping what it computed: time for memory."""
+    gradient_checkpointing_kwargs: CheckpointingConfig | None = None
+    """`{use_reentrant: true | false}`; left out, false."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the computation; model.dtype decides how the frozen weights are held."""
     use_cpu: bool = False
@@ -257,6 +267,17 @@ class TrainConfig(Section):
     save_steps: PositiveInt | None = None
     """Steps between checkpoints; default: at every evaluation."""
     save_total_limit: PositiveInt = 2
+
+    @model_validator(mode="after")
+    def _checkpointing(self) -> TrainConfig:
+        if self.gradient_checkpointing_kwargs is not None and not self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing_kwargs goes with gradient_checkpointing: true")
+        return self
+
+    @property
+    def use_reentrant(self) -> bool:
+        """Which kind of checkpoint, where there are any."""
+        return self.gradient_checkpointing_kwargs is not None and self.gradient_checkpointing_kwargs.use_reentrant
 
 
 class EvaluationConfig(Section):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, resolve_schedule
@@ -15,11 +17,13 @@ from spectune.data.languages import check_language_options, set_languages
 from spectune.data.locations import resolve_data_path
 from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
-from spectune.errors import ConfigError, DataError
+from spectune.errors import ConfigError, DataError, ModelError
 from spectune.evaluation.metrics import choose_metrics
 from spectune.families import family_notes
 from spectune.formats.adapter_files import check_start
-from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of, with_room
+from spectune.memory.estimate import Memory, memory_of
+from spectune.memory.lengths import Largest, largest_batches
+from spectune.sizes import Parameters, find_modules, parameters_of, with_room
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 
 MOST_STEPS = 2**31 - 1
@@ -61,10 +65,19 @@ class Plan:
     rate: LearningRate
     targets: tuple[str, ...]
     parameters: Parameters
-    memory: Memory
+    reckon: Callable[[], Memory]
+    """Works out `memory`, which takes a second or so."""
     data: tuple[str, ...]
     """What the data's report says, line by line."""
     notes: tuple[str, ...]
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Peak memory, part by part; worked out when first asked for.
+
+        Raises a `UserError` for rows that the tokenizer refuses.
+        """
+        return self.reckon()
 
     @property
     def initial_budget(self) -> int:
@@ -116,10 +129,18 @@ def plan_run(config: RunConfig) -> Plan:
         rate=outline.rate,
         targets=targets,
         parameters=parameters,
-        memory=memory_of(config, model, targets, parameters),
+        reckon=lambda: memory_of(config, model, targets, parameters, _largest(config, outline)),
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )
+
+
+def _largest(config: RunConfig, outline: Outline) -> Largest:
+    """The largest batches; of the run's own rows where data and tokenizer are at hand."""
+    lengths, tokenizer = outline.lengths, None
+    with suppress(ModelError):  # `train` will say so
+        tokenizer = load_tokenizer(outline.base, config.model) if outline.data is not None else None
+    return largest_batches(config, outline.data, tokenizer, lengths.total_step / (lengths.steps_per_epoch or 1))
 
 
 def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:

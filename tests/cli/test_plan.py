@@ -33,6 +33,19 @@ def test_what_is_printed(run_cli: RunCli, run_file: Path) -> None:
         assert part in finished.out
 
 
+def test_memory_is_of_the_rows_where_they_can_be_tokenised(run_cli: RunCli, run_file: Path) -> None:
+    small = ("model.model_name_or_path=starter", "adapter.init=gradient", "train.max_steps=20")
+    finished = run_cli("plan", run_file, *small)
+    assert not finished.err
+    assert "an estimate at the largest of its own batches" in finished.out
+    assert "gradients of whole matrices before the first step" in finished.out
+    assert "at full length" in run_cli("plan", run_file, *small, "data.train_file=gone.csv").out
+    refused = run_cli("plan", run_file, *small, "data.max_target_length=1")
+    assert "data.max_target_length 1 leaves no token" in refused.error()
+    assert not refused.out
+    assert run_cli("plan", run_file, *small, "model.dtype=float16").status == 0, "it may be meant for a GPU"
+
+
 def test_a_missing_table_needs_max_steps(run_cli: RunCli, run_file: Path) -> None:
     gone = "data.train_file=gone.csv"
     assert "gone.csv does not exist" in run_cli("plan", run_file, gone).error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Annotated
 
@@ -45,6 +46,8 @@ def _root(
 ) -> None:
     """Fine-tune encoder-decoder language models with AdaLoRA: adapters whose rank goes where it matters."""
     warnings.formatwarning = _one_line
+    # at its import it recommends a faster kernel, which PEFT's import makes everybody read
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

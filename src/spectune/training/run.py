@@ -35,6 +35,7 @@ from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained
+from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory
@@ -139,7 +140,7 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     _seed(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
     if config.train.gradient_checkpointing:
-        adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(adapted.model.get_base_model(), use_reentrant=config.train.use_reentrant)
     session.timings["load"] = time.monotonic() - started
     show_adapted(session, adapted, reason)
     return adapted

@@ -19,6 +19,7 @@ from spectune.families import Vocabulary
 from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
+from spectune.training.heap import release_freed_memory
 from spectune.training.model import Adapted
 from spectune.training.progress import Reporter
 
@@ -80,6 +81,7 @@ class Ready:
 
     def evaluate(self, examples: list[Example], tokenized: TokenizedSet) -> Evaluation:
         """Generate and score, with the run's settings."""
+        release_freed_memory()
         with memory_explained(self.session.config, "evaluation"):
             return evaluate_examples(
                 self.adapted.model,
