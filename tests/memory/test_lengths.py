@@ -46,7 +46,10 @@ def test_they_are_the_loaders_own(table: Path, tiny_tokenizer: PreTrainedTokeniz
     config = configuration(table, validation_split=0.3)
     data = prepare_data(config.data, seed=config.train.seed)
     limits = {"max_source_length": 40, "max_target_length": config.data.max_target_length}
-    sets = [tokenize_examples(examples, tiny_tokenizer, **limits) for examples in (data.train, data.validation)]
+    sets = [
+        tokenize_examples(examples, tiny_tokenizer, **limits, progress=None)
+        for examples in (data.train, data.validation)
+    ]
     loader = BatchLoader(sets[0], batch_size=4, seed=config.train.seed, pad_token_id=0)
     windows = list(islice(loader, 2 * loader.windows_per_epoch))
     shapes = {(*w.batches[0]["input_ids"].shape, w.batches[0]["labels"].shape[1]) for w in windows}

@@ -58,7 +58,7 @@ def largest_batches(
     """The largest training and evaluation batches.
 
     Args:
-        data: None where it was not read.
+        data: None where it was not read; of a stream, too, nobody knows the longest row.
         tokenizer: None where there is none.
         epochs: of the run.
 
@@ -68,7 +68,7 @@ def largest_batches(
     rows, section = config.train.per_device_train_batch_size, config.data
     full = BatchShape(rows, section.max_source_length, section.max_target_length)
     evaluated = config.evaluation.per_device_eval_batch_size
-    if data is None or tokenizer is None:
+    if data is None or tokenizer is None or data.stream is not None:
         evaluation = BatchShape(evaluated, full.source, full.target)
         return Largest((full,), evaluation, _new_tokens(config, full.target), from_rows=False)
     train, complete = _lengths(data.train, tokenizer, config)
@@ -102,7 +102,7 @@ def _lengths(
         by_source = sorted(examples, key=lambda one: -len(one.source))[:_LONGEST]
         examples = [*by_source, *sorted(examples, key=lambda one: -len(one.target))[:_LONGEST]]
     limits = {"max_source_length": config.data.max_source_length, "max_target_length": config.data.max_target_length}
-    found = tokenize_examples(examples, tokenizer, **limits)
+    found = tokenize_examples(examples, tokenizer, **limits, progress=None)
     return [(len(ids), len(labels)) for ids, labels in zip(found.input_ids, found.labels, strict=True)], complete
 
 
