@@ -48,9 +48,13 @@ def quantized(directory: Path, family: str, kind: str, dtype: torch.dtype) -> An
     options: dict[str, Any] = {"load_in_8bit": True}
     if kind == "nf4":
         options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-    return AutoModelForSeq2SeqLM.from_pretrained(
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(
         directory / family, dtype=dtype, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(**options)
     )
+    for module in model.modules():  # on a processor with bfloat16 units plain PEFT would not train after an evaluation
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def trainable(model: Any) -> list[Any]:

@@ -41,7 +41,7 @@ def test_the_six_headings_and_what_stands_under_each(steps: dict[int, str]) -> N
             r"frozen +steps +9 to +14 ",
         ],
         3: [
-            r"T5ForConditionalGeneration on cpu, weights in \w+ \(auto: ",
+            r"T5ForConditionalGeneration on cpu, weights in float32 \(as configured",
             r"trainable [\d,]+ of [\d,]+ parameters \(\d+\.\d+%\)",
             r"18 matrices adapted, 72 triplets to start with",
             r"encoder self_attention: q × 1, k × 1, v × 1, o × 1",
