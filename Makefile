@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both make the environment first.
 #   PYTHON=/path/to/python   the interpreter to build the environment from
 #   PYTEST_ARGS="-k name"    passed on to pytest
+#   SPECTUNE_REPORT=DIR      a run whose report.html the browser test looks at too
 #   SPECTUNE_DATA=DIR        where the data sets of the examples and of some tests lie
 
 SHELL := /bin/sh
@@ -8,7 +9,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check format torture
+.PHONY: help setup demo test check format torture browser-test
 
 help:
 	@echo "make demo    the main job on the bundled model and data, offline, into runs/demo"
@@ -16,6 +17,7 @@ help:
 	@echo "make check   format, lint and strict types"
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make torture the long form of kills, faults, signals and resumes; takes an hour on two cores"
+	@echo "make browser-test  the report in Chromium (Debian: chromium, chromium-driver)"
 	@echo "make setup   only the environment (.venv); every target above makes it when needed"
 
 setup:
@@ -31,6 +33,10 @@ check: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+
+browser-test: setup
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[browser]'
+	$(PY) -m pytest tests/browser $(PYTEST_ARGS)
 
 torture: setup
 	$(PY) -W ignore -m tests.torture

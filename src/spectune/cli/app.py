@@ -12,6 +12,7 @@ from spectune.cli.evaluate import evaluate
 from spectune.cli.init import init
 from spectune.cli.plan import plan
 from spectune.cli.predict import predict
+from spectune.cli.report import report
 from spectune.cli.starter import starter
 from spectune.cli.train import train
 
@@ -21,6 +22,7 @@ app.command()(plan)
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(report)
 app.command()(starter)
 
 

@@ -72,7 +72,7 @@ def figure(
         "dragmode": "zoom",
     }
     if log:
-        layout["yaxis"] |= {"dtick": 1, "exponentformat": "power"}
+        layout["yaxis"] |= {"dtick": 1, "tickformat": "~g"}
     return {"data": data, "layout": layout}
 
 
@@ -115,7 +115,7 @@ def curves(files: RunFiles) -> dict[str, Figure]:
         "penalty": figure([line("penalty", *series(steps, "penalty"), 0)], x=x, y="penalty", phases=phases),
         "rate": figure([line("learning rate", *series(steps, "learning_rate"), 0)], x=x, y="rate", phases=phases),
     }
-    found["rate"]["layout"]["yaxis"] |= {"exponentformat": "power", "tickformat": "~g"}
+    found["rate"]["layout"]["yaxis"]["tickformat"] = "~g"
     return found | _budget(files, steps, phases)
 
 
@@ -130,10 +130,10 @@ def _budget(files: RunFiles, steps: list[Figure], phases: dict[str, tuple[int, i
         allocated = ([*allocated[0], max(files.last_step, allocated[0][-1])], [*allocated[1], allocated[1][-1]])
     step_line = line("budget", *allocated, 1)
     step_line["line"]["shape"] = "hv"
-    live = points("live rank", *series(steps, "live"), 0)
+    live = points("live rank", *series(steps, "live"), 0) | {"mode": "markers"}
     if budget.get("unit") != "parameters":
         return {"budget": figure([step_line, live], x=x, y="triplets, all matrices", phases=phases)}
-    spent = points("spent", *series(steps, "spent"), 0)
+    spent = points("spent", *series(steps, "spent"), 0) | {"mode": "markers"}
     return {
         "budget": figure([step_line, spent], x=x, y="parameters", phases=phases),
         "live": figure([live], x=x, y="live rank, all matrices", phases=phases),
@@ -240,7 +240,12 @@ def thresholds(files: RunFiles) -> Figure | None:
 def _bars(name: str, places: Sequence[float], heights: Sequence[float], place: int) -> Figure:
     marker = {
         "color": f"var(--s{place % _COLOURS + 1})",
-        "pattern": {"shape": _PATTERNS[place % len(_PATTERNS)], "fgcolor": "var(--card)", "size": 6},
+        "pattern": {
+            "shape": _PATTERNS[place % len(_PATTERNS)],
+            "fillmode": "overlay",
+            "fgcolor": "var(--card)",
+            "size": 7,
+        },
     }
     return {"type": "bar", "name": name, "x": list(places), "y": list(heights), "marker": marker}
 
@@ -249,6 +254,11 @@ def _upright(place: float) -> Figure:
     """A dashed vertical line through the whole plot."""
     line = {"color": "var(--ink)", "width": 1.5, "dash": "dash"}
     return {"type": "line", "x0": place, "x1": place, "y0": 0, "y1": 1, "yref": "paper", "line": line}
+
+
+def _beside(place: float, text: str) -> Figure:
+    """Words at the top of an upright line, to its left."""
+    return {"x": place, "y": 1, "yref": "paper", "text": text, "showarrow": False, "xanchor": "right", "yanchor": "top"}
 
 
 def lengths(files: RunFiles, side: str) -> Figure | None:
@@ -273,9 +283,9 @@ def lengths(files: RunFiles, side: str) -> Figure | None:
     drawn["layout"] |= {"barmode": "group", "bargap": 0.1, "showlegend": True}
     limit = whole(files.config.get("data", {}).get(f"max_{side}_length"))
     if limit is not None and limit <= 1.5 * longest:
-        drawn["layout"]["shapes"] = [_upright(limit)]
+        drawn["layout"] |= {"shapes": [_upright(limit)], "annotations": [_beside(limit, f"max_{side}_length")]}
     if longest <= 10:
-        drawn["layout"]["xaxis"] |= {"dtick": 1}
+        drawn["layout"]["xaxis"] |= {"dtick": 1, "range": [0.5, longest + 0.5]}
     return drawn
 
 

@@ -24,9 +24,10 @@ def clean(value: Any) -> Any:
 
 def number(value: Any) -> float | None:
     """A finite number that a script can hold, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if math.isfinite(value) and abs(value) <= LARGEST else None
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= LARGEST else None
 
 
 def whole(value: Any) -> int | None:

@@ -16,9 +16,7 @@
   const touch = matchMedia("(pointer: coarse)").matches;
   const config = {
     responsive: true,
-    displaylogo: false,
-    displayModeBar: touch ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    displayModeBar: false, // a double click undoes a zoom
   };
   const draw = (place) => {
     const figure = resolved(data.figures[place.dataset.figure], getComputedStyle(document.documentElement));
@@ -53,7 +51,8 @@
         const share = Math.round((100 * rank) / highest);
         cell.textContent = rank;
         cell.style.setProperty("--v", share);
-        cell.classList.toggle("hi", share > 55);
+        cell.classList.toggle("hi", share > 57);
+        cell.classList.toggle("top", share > 85);
       }
       byId("frame-text").textContent = texts[slider.value];
     });
@@ -63,7 +62,7 @@
 
   const body = byId("rows");
   if (body) {
-    const PAGE = 50;
+    const PAGE = 25;
     const search = byId("search"), split = byId("split"), more = byId("more");
     let found = [], shown = 0;
     const cell = (row, text, kind) => {
@@ -76,9 +75,9 @@
         const row = body.insertRow();
         cell(row, number);
         cell(row, right ? "✓ right" : "✗ wrong");
-        cell(row, text, "text");
         cell(row, target, "text");
         cell(row, prediction, "text");
+        cell(row, text, "text long");
       }
       shown = Math.min(shown + PAGE, found.length);
       more.hidden = shown === found.length;
