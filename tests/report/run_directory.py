@@ -97,7 +97,7 @@ def journal() -> list[dict[str, Any]]:
                 }
             )
         live = sum(rank(place, min(step, 12)) for place in range(len(MODULES))) if step > 4 else 12 * len(MODULES)
-        numbers = {"loss": 6.0 / step, "penalty": 0.1, "learning_rate": 1e-3 / step, "live": live, "spent": live}
+        numbers = {"loss": 6.0 / step**2, "penalty": 0.1, "learning_rate": 1e-3 / step, "live": live, "spent": live}
         events.append({"event": "step", "step": step, "epoch": step / 10, "phase": "?", **numbers, "skipped": 0})
         if step % 10 == 0:
             events.append(evaluation(step, step / 20, candidate=step > 12))

@@ -73,7 +73,7 @@ def test_curves_are_the_journals_numbers(run: Path) -> None:
     figures = page(run).data["figures"]
     loss, evaluation = figures["loss"]["data"]
     assert loss["x"] == list(range(1, 21))
-    assert loss["y"] == [6.0 / step for step in range(1, 21)]
+    assert loss["y"] == [6.0 / step**2 for step in range(1, 21)]
     assert evaluation["x"] == [0, 10, 20]
     assert figures["loss"]["layout"]["yaxis"]["type"] == "log"
     bands = [(band["x0"], band["x1"]) for band in figures["loss"]["layout"]["shapes"]]
@@ -169,7 +169,7 @@ def test_a_run_on_its_way(run: Path) -> None:
     assert found.ids >= {"training", "ranks", "scores", "data", "metrics", "settings"}
     assert not found.ids & {"confusion", "predictions"}
     assert "trainable at the start 40,000" in found.text
-    assert len(found.data["figures"]["loss"]["data"][0]["x"]) == 7
+    assert len(found.data["figures"]["loss"]["data"][0]["x"]) == 6
 
 
 def test_nothing_but_the_run_file(run: Path) -> None:

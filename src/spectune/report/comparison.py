@@ -152,7 +152,5 @@ def _figures(
         "penalty": overlaid("penalty", of_steps("penalty")),
     }
     for metric in dict.fromkeys(name for files in runs for name in plots.metric_names(files)):
-        figures[f"metric_{metric}"] = overlaid(
-            metric, of_evaluations(metric), plots.points, log=metric == plots.LOSS
-        )
+        figures[f"metric_{metric}"] = overlaid(metric, of_evaluations(metric), plots.points, log=metric == plots.LOSS)
     return {name: figure for name, figure in figures.items() if figure["data"]}
