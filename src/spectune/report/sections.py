@@ -202,7 +202,7 @@ def data_rows(files: RunFiles) -> list[dict[str, Any]]:
 
 
 def _share(part: int | None, rows: int) -> str:
-    return "–" if part is None or not rows else f"{part:,} ({100 * part / rows:.1f} %)"
+    return "–" if part is None or not rows else f"{part:,} ({100 * part / rows:.1f}\N{NO-BREAK SPACE}%)"
 
 
 def data_oddities(files: RunFiles) -> list[str]:

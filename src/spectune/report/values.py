@@ -73,11 +73,13 @@ def shown(value: float | int | None, digits: int = 4) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4.2 s`, `3:05 min`, `2:03:05 h`."""
+    """`4.2 s`, `3:05 min`, `2:03:05 h`, with a space that does not break."""
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}\N{NO-BREAK SPACE}s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d} h"
+    hours, minutes_left = divmod(minutes, 60)
+    clock = f"{hours}:{minutes_left:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    return f"{clock}\N{NO-BREAK SPACE}{'h' if hours else 'min'}"
 
 
 def thinned(count: int, most: int) -> list[int]:
