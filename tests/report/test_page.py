@@ -100,6 +100,14 @@ def test_predictions_are_marked_right_and_wrong(run: Path) -> None:
     assert "all 6 ✗ wrong 2 ✓ right 4" in found.text
 
 
+def test_test_rows_can_be_chosen_apart(run: Path) -> None:
+    assert "split" not in page(run).ids
+    write_lines(run / "test_predictions.jsonl", [{"text": "t", "target": "a", "prediction": "a"}])
+    found = page(run)
+    assert "split" in found.ids
+    assert found.data["predictions"][-1] == ["test", 1, "t", "a", "a", 1]
+
+
 def test_many_predictions_leave_room_for_the_rest(run: Path) -> None:
     rows = [{"text": "<&'>" * 200, "target": "a", "prediction": "ab"[n % 2]} for n in range(4000)]
     write_lines(run / "predictions.jsonl", rows)

@@ -179,6 +179,7 @@ def ranks_by_group(files: RunFiles, history: RankHistory) -> Figure | None:
         trace = line(name, [history.steps[i] for i in chosen], [values[i] for i in chosen], place)
         last = max(files.last_step, history.steps[-1])
         trace["x"], trace["y"] = [*trace["x"], last], [*trace["y"], values[-1]]
+        trace["line"]["shape"] = "hv"  # a rank stays until the next allocation
         traces.append(trace)
     return figure(traces, x="optimizer step", y="mean rank per matrix", phases=files.phases())
 
