@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from spectune.report import plots, sections
+from spectune.report import histograms, plots, sections
 from spectune.report.ranks import RankHistory, heat_tables, rank_history
 from spectune.report.run_files import RunFiles, read_run
 from spectune.report.values import mapping, shown
@@ -47,19 +47,8 @@ def run_page(directory: Path) -> str:
         "figures": figures,
         "heat": heat(history) | {"text": frames[-1]} if history.frames else None,
         "scores": scores,
-        "data_rows": sections.data_rows(files),
-        "oddities": sections.data_oddities(files),
-        "metrics": sections.final_metrics(files.summary.get("metrics")),
-        "test_metrics": sections.final_metrics(mapping(files.summary.get("test")).get("metrics")),
-        "proof": sections.proof(files),
-        "evaluations": sections.evaluation_table(files),
-        "confusion": sections.confusion(files),
         "predictions": _prediction_view(predictions),
-        "parameters": sections.parameter_rows(files),
-        "timings": sections.timings(files),
-        "versions": sections.versions(files),
-        "settings": sections.settings(files),
-    }
+    } | _tables(files)
     context["sections"] = _present(context)
     data = {
         "figures": figures,
@@ -67,6 +56,23 @@ def run_page(directory: Path) -> str:
         "predictions": predictions["rows"],
     }
     return render("run.html.j2", context, data)
+
+
+def _tables(files: RunFiles) -> dict[str, Any]:
+    """What the template shows as tables and lines."""
+    return {
+        "data_rows": sections.data_rows(files),
+        "oddities": sections.data_oddities(files),
+        "metrics": sections.final_metrics(files.summary.get("metrics")),
+        "test_metrics": sections.final_metrics(mapping(files.summary.get("test")).get("metrics")),
+        "proof": sections.proof(files),
+        "evaluations": sections.evaluation_table(files),
+        "confusion": sections.confusion(files),
+        "parameters": sections.parameter_rows(files),
+        "timings": sections.timings(files),
+        "versions": sections.versions(files),
+        "settings": sections.settings(files),
+    }
 
 
 def subtitle(files: RunFiles) -> str:
@@ -108,13 +114,13 @@ def _figures(files: RunFiles, history: RankHistory) -> tuple[dict[str, plots.Fig
     figures = plots.curves(files) | plots.metrics(files)
     single = {
         "groups": plots.ranks_by_group(files, history),
-        "thresholds": plots.thresholds(files),
-        "source_lengths": plots.lengths(files, "source"),
-        "target_lengths": plots.lengths(files, "target"),
+        "thresholds": histograms.thresholds(files),
+        "source_lengths": histograms.lengths(files, "source"),
+        "target_lengths": histograms.lengths(files, "target"),
     }
     figures |= {name: figure for name, figure in single.items() if figure is not None}
     scores = []
-    for one in plots.score_figures(files):
+    for one in histograms.score_figures(files):
         key = f"scores_{one['step']}"
         figures[key] = one["figure"]
         note = f"{one['kept']:,} kept, lowest {shown(one['threshold'], 3)}"

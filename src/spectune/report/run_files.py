@@ -111,7 +111,7 @@ def read_run(directory: Path) -> RunFiles:
     config = _read_config(directory / RUN_FILE, missing)
     events = _read_journal(directory / JOURNAL, missing)
     summary = _read_summary(directory / SUMMARY, missing)
-    predictions = _read_predictions(directory / PREDICTIONS, "validation", missing if summary else [])
+    predictions = _read_predictions(directory / PREDICTIONS, _split(events), missing if summary else [])
     if (directory / TEST).exists():
         predictions += _read_predictions(directory / TEST, "test", missing)
     files = RunFiles(directory, config, events, summary, predictions, missing)
@@ -120,6 +120,13 @@ def read_run(directory: Path) -> RunFiles:
     if events and not files.start:
         missing.append(f"{JOURNAL} has no entry of the start: lengths, truncation and sizes of the data are not shown")
     return files
+
+
+def _split(events: list[dict[str, Any]]) -> str:
+    """Whose rows the last evaluation generates for: the first training rows where there are no validation rows."""
+    start = next((entry for entry in events if entry["event"] == "start"), {})
+    splits = mapping(mapping(start.get("data")).get("splits"))
+    return "train" if splits and "validation" not in splits else "validation"
 
 
 def _is_adapter(directory: Path) -> bool:

@@ -35,7 +35,7 @@ def facts(files: RunFiles, history: RankHistory) -> list[tuple[str, str, str]]:
     values = final_metrics(files.summary.get("metrics"))
     rows = whole(mapping(files.summary.get("reload")).get("rows"))
     for entry in values[:1]:
-        found.append((entry["name"], entry["value"], f"validation, {rows:,} rows" if rows else "last evaluation"))
+        found.append((entry["name"], entry["value"], f"last evaluation, {rows:,} rows" if rows else "last evaluation"))
     if not values:
         latest = files.of("evaluation")[-1:]
         for name, value in list(numbers(mapping(latest[0]).get("metrics")).items())[:1] if latest else []:
