@@ -130,7 +130,7 @@ def test_the_slider_goes_back_to_the_start(page: Path, opened: Callable[..., Any
         "const s = document.getElementById('frame'); s.value = 0; s.dispatchEvent(new Event('input'))"
     )
     cells = browser.execute_script("return [...document.querySelectorAll('[data-i]')].map(cell => cell.textContent)")
-    assert set(cells) == {"12"}
+    assert len(set(cells)) == 1, "init_r everywhere"
     assert "before the first allocation" in browser.execute_script(
         "return document.getElementById('frame-text').textContent"
     )

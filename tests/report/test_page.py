@@ -173,7 +173,7 @@ def test_a_run_on_its_way(run: Path) -> None:
     (run / "journal.jsonl").write_text("\n".join(lines[:12]) + "\n" + lines[12][:40], "utf-8")
     found = page(run)
     assert "the run is unfinished (the journal ends at step 7 of 20)" in found.text
-    assert "journal.jsonl: 1 line (13) is damaged, cannot be read and left out" in found.text
+    assert "journal.jsonl: 1 line (13) is damaged and left out" in found.text
     assert found.ids >= {"training", "ranks", "scores", "data", "metrics", "settings"}
     assert not found.ids & {"confusion", "predictions"}
     assert "trainable at the start 40,000" in found.text
@@ -196,6 +196,7 @@ def test_a_broken_summary(run: Path, content: str) -> None:
     assert found.ids >= {"training", "ranks", "scores", "predictions"}
     assert "confusion" not in found.ids
     assert missing_lines(found) == (content[:2] != '{"')
+    assert ("end unknown, step 20 of 20" in found.text) == missing_lines(found)
 
 
 def test_bytes_that_are_no_text_and_numbers_that_are_none(run: Path) -> None:
@@ -211,7 +212,7 @@ def test_bytes_that_are_no_text_and_numbers_that_are_none(run: Path) -> None:
     found = page(run)
     assert set(found.data["figures"]["loss"]["data"][0]["y"]) == {None, -1}
     assert found.data["predictions"] == [["validation", 1, "��", "a", "�", 0]]
-    assert "predictions.jsonl: 3 lines (2, 3, 4) are damaged" in found.text
+    assert "predictions.jsonl: 3 lines (2, 3, 4) are damaged and left out" in found.text
     assert "settings: run.yaml: line 1" in found.text
 
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from spectune.report import histograms, plots, sections
 from spectune.report.ranks import RankHistory, heat_tables, rank_history
-from spectune.report.run_files import RunFiles, read_run
+from spectune.report.run_files import SUMMARY, RunFiles, read_run
 from spectune.report.values import mapping, shown
 
 _TEMPLATES = "templates"
@@ -88,7 +88,8 @@ def status(files: RunFiles) -> str:
     of_total = f" of {total:,}" if total else ""
     if files.finished:
         return f"finished, {files.last_step:,}{of_total} steps" if files.events else "finished"
-    return f"unfinished, step {files.last_step:,}{of_total}"
+    state = "end unknown" if (files.directory / SUMMARY).exists() else "unfinished"
+    return f"{state}, step {files.last_step:,}{of_total}"
 
 
 def heat(history: RankHistory) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def curves(files: RunFiles) -> dict[str, Figure]:
         "penalty": figure([line("penalty", *series(steps, "penalty"), 0)], x=x, y="penalty", phases=phases),
         "rate": figure([line("learning rate", *series(steps, "learning_rate"), 0)], x=x, y="rate", phases=phases),
     }
-    found["rate"]["layout"]["yaxis"]["tickformat"] = "~g"
+    found["rate"]["layout"]["yaxis"] |= {"tickformat": "~g", "rangemode": "tozero"}
+    found["penalty"]["layout"]["yaxis"]["rangemode"] = "tozero"
     return found | _budget(files, steps, phases)
 
 

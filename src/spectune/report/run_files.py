@@ -163,7 +163,7 @@ def _read_journal(path: Path, missing: list[str]) -> list[dict[str, Any]]:
         else:
             damaged.append(position)
     if damaged:
-        missing.append(f"{JOURNAL}: {_lines(damaged)} cannot be read and left out")
+        missing.append(f"{JOURNAL}: {_lines(damaged)}")
     return events
 
 
@@ -194,7 +194,7 @@ def _read_predictions(path: Path, split: str, missing: list[str]) -> list[Predic
         else:
             found.append(prediction)
     if damaged:
-        missing.append(f"{path.name}: {_lines(damaged)} cannot be read and left out")
+        missing.append(f"{path.name}: {_lines(damaged)}")
     return found
 
 
@@ -234,7 +234,7 @@ def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
 
 def _lines(positions: list[int]) -> str:
     verb = "is" if len(positions) == 1 else "are"
-    return f"{count(len(positions), 'line')} ({some(positions)}) {verb} damaged,"
+    return f"{count(len(positions), 'line')} ({some(positions)}) {verb} damaged and left out"
 
 
 def series(events: list[dict[str, Any]], key: str) -> tuple[list[int], list[float | None]]:
