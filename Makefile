@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both make the environment first.
 #   PYTHON=/path/to/python   the interpreter to build the environment from
 #   PYTEST_ARGS="-k name"    passed on to pytest
+#   SPECTUNE_REPORT=DIR      a run whose report.html the browser test looks at too
 #   SPECTUNE_DATA=DIR        where the data sets of the examples and of some tests lie
 
 SHELL := /bin/sh
@@ -8,7 +9,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 PY := .venv/bin/python
 
-.PHONY: help setup demo test check format docs torture
+.PHONY: help setup demo test check format docs torture browser-test
 
 help:
 	@echo "make demo    the main job on the bundled model and data, offline, into runs/demo"
@@ -17,6 +18,7 @@ help:
 	@echo "make format  rewrite the sources in the project's format"
 	@echo "make docs    the documentation as a site, into build/site"
 	@echo "make torture the long form of kills, faults, signals and resumes; takes an hour on two cores"
+	@echo "make browser-test  the report in Chromium (Debian: chromium, chromium-driver)"
 	@echo "make setup   only the environment (.venv); every target above makes it when needed"
 
 setup:
@@ -37,6 +39,10 @@ docs: setup
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(PY) -m scripts.docs_reference
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+
+browser-test: setup
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[browser]'
+	$(PY) -m pytest tests/browser $(PYTEST_ARGS)
 
 torture: setup
 	$(PY) -W ignore -m tests.torture

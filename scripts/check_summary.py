@@ -15,6 +15,7 @@ LEAST_EXACT_MATCH = 0.90
 FILES = (
     "journal.jsonl",
     "predictions.jsonl",
+    "report.html",
     "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors",
     "adapter/generation_config.json",

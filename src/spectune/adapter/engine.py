@@ -59,6 +59,7 @@ class AdaLoraEngine:
         initial_triplets: triplets at the start.
         keep: (n,) bool, the triplets kept by the last allocation; None before the first.
         threshold: the lowest score that survived the last allocation, a scalar on the device.
+        chosen_by: (n,) scores of the last allocation, of the triplets then in memory.
         frozen: whether the survivors are fixed.
         last_step: last optimizer step it was called for; −1 before the first.
         allocator_calls: calls of `reallocate` or `update_and_allocate`.
@@ -79,6 +80,7 @@ class AdaLoraEngine:
             self.target_budget = options.budget
         self.keep: Tensor | None = None
         self.threshold: Tensor | None = None
+        self.chosen_by: Tensor | None = None
         self.averages: Averages | None = None
         self.final_scores: dict[str, Tensor] = {}
         self.frozen, self.last_step, self.allocator_calls = False, -1, 0
@@ -215,7 +217,7 @@ class AdaLoraEngine:
     def _choose(self, budget: int, *, final: bool) -> None:
         scores = self.scores()
         candidates = self.keep if self.options.pruning == "permanent" else None
-        self.keep = self.spending.choose(scores, budget, candidates)
+        self.keep, self.chosen_by = self.spending.choose(scores, budget, candidates), scores
         self.threshold = torch.where(self.keep, scores, torch.inf).min()
         if final:
             self.final_scores = state.scores_by_slot(self.store, scores, self.schedule.init_r)

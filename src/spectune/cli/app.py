@@ -16,6 +16,7 @@ from spectune.cli.plan import plan
 from spectune.cli.predict import predict
 from spectune.cli.push import push
 from spectune.cli.ranks import ranks
+from spectune.cli.report import report
 from spectune.cli.starter import starter
 from spectune.cli.train import train
 
@@ -28,6 +29,7 @@ app.command()(predict)
 app.command()(ranks)
 app.command()(export)
 app.command()(push)
+app.command()(report)
 app.command()(starter)
 
 

@@ -20,7 +20,7 @@ from spectune.adapter.roles import TargetRole
 WIDTH = 100
 MOST_LABELS_SHOWN = 12  # a larger confusion matrix is for summary.json alone
 
-_COLUMNS: Sequence[tuple[str, str, str]] = (
+COLUMNS: Sequence[tuple[str, str, str]] = (
     *(("self_attention", role, f"self\n{role}") for role in "qkvo"),
     *(("cross_attention", role, f"cross\n{role}") for role in "qkvo"),
     *(("feed_forward", role, f"ffn\n{role}") for role in ("in", "gate", "out")),
@@ -29,6 +29,9 @@ _COLUMNS: Sequence[tuple[str, str, str]] = (
 
 Place = tuple[str, int]
 """A row of the rank table: stack and layer."""
+
+Cells = dict[tuple[str, str], int]
+"""Rank by block and role."""
 
 
 def rank_table(ranks: Mapping[str, int], roles: Mapping[str, TargetRole], *, width: int = WIDTH) -> str:
@@ -42,10 +45,10 @@ def rank_table(ranks: Mapping[str, int], roles: Mapping[str, TargetRole], *, wid
         roles: module name → role; may lack some.
         width: columns of the output.
     """
-    headings, placed, listed = rank_grid(ranks, roles)
+    headings, found, listed = rank_grid(ranks, roles)
     parts = []
-    if placed:
-        rows = [[label, *("·" if rank is None else str(rank) for rank in cells)] for label, cells in placed]
+    if found:
+        rows = [[label, *("·" if rank is None else str(rank) for rank in cells)] for label, cells in found]
         parts.append(_grid(["layer", *headings], rows, "l" + "r" * len(headings), width))
     if listed:
         rows = [[name, str(rank)] for name, rank in listed.items()]
@@ -63,11 +66,11 @@ def rank_grid(
         Headings of the roles that occur; for each layer its label and ranks, None where it has no such matrix; and the
         ranks of modules without a place of their own.
     """
-    placed, listed = _placed(ranks, roles)
-    used = [column for column in _COLUMNS if any(column[:2] in cells for cells in placed.values())]
+    by_place, listed = placed(ranks, roles)
+    used = used_columns(by_place)
     rows: list[tuple[str, list[int | None]]] = [
         (f"{stack} {layer}", [cells.get((block, role)) for block, role, _ in used])
-        for (stack, layer), cells in sorted(placed.items(), key=lambda item: (item[0][0] != "encoder", item[0]))
+        for (stack, layer), cells in layers_in_order(by_place)
     ]
     return [heading for *_, heading in used], rows, listed
 
@@ -90,9 +93,7 @@ def role_summary(ranks: Mapping[str, int], roles: Mapping[str, TargetRole]) -> l
     """Rank by stack and block: records `{"group", "matrices", "total", "mean", "min", "max"}`, largest mean first."""
     by_group: dict[str, list[int]] = {}
     for name, rank in ranks.items():
-        role = roles.get(name, TargetRole())
-        group = " ".join(part for part in (role.stack, role.block.replace("_", "-")) if part)
-        by_group.setdefault(group or "other", []).append(rank)
+        by_group.setdefault(group_of(roles.get(name, TargetRole())), []).append(rank)
     records = [
         {
             "group": group,
@@ -105,6 +106,11 @@ def role_summary(ranks: Mapping[str, int], roles: Mapping[str, TargetRole]) -> l
         for group, values in by_group.items()
     ]
     return sorted(records, key=lambda record: (-record["mean"], record["group"]))
+
+
+def group_of(role: TargetRole) -> str:
+    """Stack and block in words: `decoder cross-attention`."""
+    return " ".join(part for part in (role.stack, role.block.replace("_", "-")) if part) or "other"
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, width: int = WIDTH) -> str:
@@ -161,11 +167,15 @@ def predictions_table(
     for record in predictions:
         if len(shown) == rows:
             break
-        accepted = record.get("references") or [record["target"]]
-        hit = record["prediction"].strip() in [text.strip() for text in accepted]
         texts = [shorten(record[key], text_width) for key in ("text", "target", "prediction")]
-        shown.append([*texts, "=" if hit else "≠"])
+        shown.append([*texts, "=" if is_hit(record) else "≠"])
     return _grid(["text", "target", "prediction", ""], shown, "lllc", width)
+
+
+def is_hit(record: Mapping[str, Any]) -> bool:
+    """Whether a record of `predictions.jsonl` is right: equal to the target or a reference, outer white space aside."""
+    accepted = record.get("references") or [record["target"]]
+    return record["prediction"].strip() in [text.strip() for text in accepted]
 
 
 def shorten(text: str, length: int) -> str:
@@ -178,12 +188,10 @@ def shorten(text: str, length: int) -> str:
     return visible if len(visible) <= length else visible[: length - 1].rstrip() + "…"
 
 
-def _placed(
-    ranks: Mapping[str, int], roles: Mapping[str, TargetRole]
-) -> tuple[dict[Place, dict[tuple[str, str], int]], dict[str, int]]:
+def placed(ranks: Mapping[str, int], roles: Mapping[str, TargetRole]) -> tuple[dict[Place, Cells], dict[str, int]]:
     """Ranks by place and role, and those that have no place of their own by name."""
-    columns = {column[:2] for column in _COLUMNS}
-    placed: dict[Place, dict[tuple[str, str], int]] = {}
+    columns = {column[:2] for column in COLUMNS}
+    by_place: dict[Place, Cells] = {}
     listed: dict[str, int] = {}
     for name, rank in ranks.items():
         role = roles.get(name, TargetRole())
@@ -191,12 +199,22 @@ def _placed(
         if role.layer is None or not role.stack or column not in columns:
             listed[name] = rank
             continue
-        cells = placed.setdefault((role.stack, role.layer), {})
+        cells = by_place.setdefault((role.stack, role.layer), {})
         if column in cells:  # experts share a role
             listed[name] = rank
         else:
             cells[column] = rank
-    return placed, listed
+    return by_place, listed
+
+
+def layers_in_order(by_place: Mapping[Place, Cells]) -> list[tuple[Place, Cells]]:
+    """The layers of `placed`, the encoder's first."""
+    return sorted(by_place.items(), key=lambda item: (item[0][0] != "encoder", item[0]))
+
+
+def used_columns(by_place: Mapping[Place, Cells]) -> list[tuple[str, str, str]]:
+    """Those of `COLUMNS` that any layer of `placed` has."""
+    return [column for column in COLUMNS if any(column[:2] in cells for cells in by_place.values())]
 
 
 def _spread(ranks: Iterable[int]) -> str:

@@ -22,6 +22,7 @@ _OURS = (
     "predictions.jsonl",
     "test_predictions.jsonl",
     "summary.json",
+    "report.html",
     "run.yaml",
 )
 

@@ -16,7 +16,8 @@ from spectune.errors import AdapterError, RunError
 from spectune.evaluation.evaluate import Evaluation, write_predictions
 from spectune.evaluation.generation import generation_config
 from spectune.evaluation.reload import Conditions, ReloadProof, prove_reload
-from spectune.files import directory_size, write_json
+from spectune.files import directory_size, write_json, write_text
+from spectune.report.page import run_page
 from spectune.report.tables import metrics_table, rank_table
 from spectune.training import outputs
 from spectune.training.checkpoint import load_checkpoint
@@ -125,6 +126,7 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     parameters |= {"saved": outputs.saved_numbers(session.paths.adapter)}
     summary = _summary(session, loop, adapted.engine, metrics, parameters, proof, final)
     write_json(session.paths.root / "summary.json", summary)
+    _write_page(session)
     session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
     if not proof.identical:
         raise AdapterError(
@@ -136,6 +138,15 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     )
     session.reporter.line(f"done: {session.paths.adapter}")
     return RunResult(session.paths.root, session.paths.adapter, summary)
+
+
+def _write_page(session: Session) -> None:
+    """`report.html`; a disk without room for it costs the page, not the run."""
+    root = session.paths.root
+    try:
+        write_text(root / "report.html", run_page(root))
+    except OSError as error:
+        session.reporter.warning(f"report.html cannot be written ({error}); make room, then: spectune report {root}")
 
 
 def _save(ready: Ready, metrics: dict[str, Any], parameters: dict[str, int]) -> None:

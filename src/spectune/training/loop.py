@@ -17,6 +17,7 @@ from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.metrics import higher_is_better
 from spectune.training.checkpoint import Trained
 from spectune.training.directory import RunDirectory
+from spectune.training.facts import evaluation_facts, score_histogram
 from spectune.training.faults import memory_explained
 from spectune.training.journal import Journal
 from spectune.training.learning_rate import LearningRate
@@ -55,8 +56,8 @@ class Loop:
     """Steps since the last log, still on the device."""
     unlogged: list[list[float]] = field(default_factory=list)
     """Steps since the last log that a save has read already: loss, penalty, skipped."""
-    allocations: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
-    """Step, budget, mask and threshold of allocations not yet in the journal."""
+    allocations: list[tuple[int, int, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    """Step, budget, mask, threshold and scores of allocations not yet in the journal."""
     saved_step: int | None = None
     """The step of the last checkpoint."""
     save_seconds: list[float] = field(default_factory=list)
@@ -142,7 +143,8 @@ class Loop:
         engine = self.trained.engine
         assert engine.keep is not None
         assert engine.threshold is not None
-        self.allocations.append((step, budget, engine.keep, engine.threshold))
+        assert engine.chosen_by is not None
+        self.allocations.append((step, budget, engine.keep, engine.threshold, engine.chosen_by))
         in_memory = len(engine.keep)
         dead = 1 - budget / engine.spending.in_memory()
         permanent = self.config.adapter.pruning == "permanent" and dead >= WORTH_COMPACTING
@@ -157,10 +159,13 @@ class Loop:
 
     def _write_allocations(self) -> None:
         store = self.trained.engine.store
-        for step, budget, keep, threshold in self.allocations:
+        for step, budget, keep, threshold, scores in self.allocations:
             ranks = [sum(alive) for alive in store.by_matrix(keep.tolist())]
             by_name = dict(zip((matrix.name for matrix in store.matrices), ranks, strict=True))
-            self.journal.write("allocation", step, budget=budget, threshold=threshold.item(), ranks=by_name)
+            spread = score_histogram(scores.float().cpu().numpy(), keep.cpu().numpy())
+            self.journal.write(
+                "allocation", step, budget=budget, threshold=threshold.item(), ranks=by_name, scores=spread
+            )
         self.allocations.clear()
 
     def _logs(self, step: int) -> bool:
@@ -241,7 +246,7 @@ class Loop:
         values = {name: metric.value for name, metric in result.metrics.items()}
         frozen = self.trained.engine.frozen
         self.progress.evaluations.append({"step": step, **values})
-        self.journal.write("evaluation", step, metrics=values, seconds=round(result.seconds, 3), candidate=frozen)
+        self.journal.write("evaluation", step, **evaluation_facts(result), candidate=frozen)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
         self.reporter.line(f"evaluation at step {step:,}: {shown}")
         if frozen:

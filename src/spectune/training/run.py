@@ -39,6 +39,7 @@ from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory
+from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
@@ -90,7 +91,7 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
         check_space(session, adapted.engine)
         if checkpoint is None:
             _initialize(ready, loop)
-        _start(session, loop, checkpoint)
+        _start(ready, loop, checkpoint)
         return save_and_prove(ready, loop, final_evaluation(ready, loop))
 
 
@@ -224,16 +225,19 @@ def _initialize(ready: Ready, loop: Loop) -> None:
     start_from_gradient(store, backward)
 
 
-def _start(session: Session, loop: Loop, checkpoint: Path | None) -> None:
+def _start(ready: Ready, loop: Loop, checkpoint: Path | None) -> None:
     """Take up a checkpoint or score the untrained model, write the run file, and train."""
+    session = ready.session
     if checkpoint is not None:
         resume_run(session, loop, checkpoint)
     write_text(session.paths.root / "run.yaml", dump_run_config(session.config))
+    if checkpoint is None:
+        loop.journal.write("start", 0, **start_facts(ready, loop))
     if checkpoint is None and loop.evaluate is not None and session.config.evaluation.eval_on_start:
         result = loop.evaluate()
         values = {name: metric.value for name, metric in result.metrics.items()}
         loop.progress.evaluations.append({"step": 0, **values})
-        loop.journal.write("evaluation", 0, metrics=values, seconds=round(result.seconds, 3), candidate=False)
+        loop.journal.write("evaluation", 0, **evaluation_facts(result), candidate=False)
     session.reporter.heading(4)
     started = time.monotonic()
     try:

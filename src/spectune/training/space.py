@@ -14,7 +14,7 @@ from spectune.training.session import Session
 
 _BANK_COPIES = 5  # the triplets, two moments, two importance averages
 _EXTRA_COPIES = 3  # modules trained in full have no averages
-_BESIDE = 8 * 2**20  # tokenizer, journal, random states, predictions
+_BESIDE = 16 * 2**20  # tokenizer, journal, random states, predictions, report
 
 
 def check_space(session: Session, engine: AdaLoraEngine) -> None:
