@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats": {"errors", "config", "files", "manifest", "hub", "adapter", "data"},
     "evaluation": {"errors", "config", "files", "formats", "adapter", "data", "starter"},
     "training": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "sizes"},
-    "integrations": {"errors", "adapter"},
+    "integrations": {"errors", "config", "adapter", "training"},
     "sizes": {"errors", "config", "budget", "adapter"},
     "planning": {*_PLAIN, "formats", "adapter", "data", "base_model", "training", "evaluation", "sizes"},
     "proposal": {"errors", "data", "yaml_text"},

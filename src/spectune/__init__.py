@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from spectune.adapter.peft_host import attach, detach
     from spectune.adapter.targets import default_targets
     from spectune.api import evaluate, load, predict, train
+    from spectune.integrations.trainer_callback import AdaLoraCallback
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaLoraCallback",
     "AdaLoraEngine",
     "UserError",
     "__version__",
@@ -33,6 +35,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AdaLoraCallback": "spectune.integrations.trainer_callback",
     "AdaLoraEngine": "spectune.adapter.engine",
     "attach": "spectune.adapter.peft_host",
     "detach": "spectune.adapter.peft_host",
