@@ -116,7 +116,10 @@ LIGHT = [
     *SOURCE.glob("cli/*.py"),
     *(path for path in SOURCE.glob("data/*.py") if path.stem not in ("collation", "loader")),
     *(SOURCE / "adapter" / name for name in ("__init__.py", "schedule.py", "roles.py")),
-    *(SOURCE / "training" / f"{name}.py" for name in ("__init__", "learning_rate", "directory", "lock", "signals")),
+    *(
+        SOURCE / "training" / f"{name}.py"
+        for name in ("__init__", "learning_rate", "directory", "lock", "signals", "journal", "trackers")
+    ),
     SOURCE / "starter" / "bundle.py",
     SOURCE / "formats" / "adapter_files.py",
     SOURCE / "formats" / "adapter_settings.py",

@@ -19,6 +19,7 @@ from spectune.evaluation.metrics import choose_metrics
 from spectune.formats.adapter_files import check_start
 from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of, with_room
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
+from spectune.training.trackers import check_trackers
 
 MOST_STEPS = 2**31 - 1
 _LEAST_SCALE, _LEAST_RATE = 0.5, 2e-4  # below, short runs do not leave λ = 0 (PEFT's own benchmark: 0.125 and 1e-4)
@@ -138,6 +139,7 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     rate = learning_rate_of(config, schedule)
     notes += _tuning_notes(config)
     _check_library(config)
+    check_trackers(config.train.report_to)
     return Outline(
         data=data,
         lengths=lengths,

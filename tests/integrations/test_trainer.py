@@ -154,7 +154,7 @@ def test_evaluation_is_cross_entropy_and_generates(smoothing: float, tmp_path: P
         generation_max_length=5,
         per_device_eval_batch_size=8,
     )
-    run = trainer(model, args, smoothed=smoothing > 0)
+    run: Any = trainer(model, args, smoothed=smoothing > 0)
     metrics = run.evaluate(ROWS[:8])
     tokens = collate(ROWS[:8], model)
     with torch.no_grad():
@@ -172,7 +172,7 @@ def test_the_adapter_that_is_saved(tmp_path: Path) -> None:
     model = peft_model("bart")
     run = trainer(model, arguments(tmp_path))
     train(run)
-    run.save_model(tmp_path / "adapter")
+    run.save_model(str(tmp_path / "adapter"))
     tokens = collate(ROWS[:4])
     with torch.no_grad():
         live = model.eval()(**tokens).logits

@@ -24,7 +24,7 @@ def row(number: int) -> dict[str, list[int]]:
 
     def tokens(least: int) -> list[int]:
         length = int(torch.randint(least, least + 5, (), generator=generator))
-        return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()  # type: ignore[no-any-return]
+        return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
 
     return {"input_ids": tokens(4), "labels": tokens(2)}
 

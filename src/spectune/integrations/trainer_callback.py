@@ -225,14 +225,15 @@ class AdaLoraCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any) -> None:
         """Put the engine's state into the checkpoint that the Trainer has just written."""
-        add_engine(Path(args.output_dir) / f"checkpoint-{state.global_step}", _engine(moment))
+        add_engine(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", _engine(moment))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any
     ) -> None:
         """Take up the best checkpoint where the Trainer did not find it: an adapter with a name of its own."""
         self._let_clip(args)
-        engine, best = _engine(moment), state.best_model_checkpoint
+        engine = _engine(moment)
+        best: str | None = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None and self._restored != Path(best):
             self._restore(engine, Path(best))
         if not engine.frozen:

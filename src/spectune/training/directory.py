@@ -23,6 +23,8 @@ _OURS = (
     "test_predictions.jsonl",
     "summary.json",
     "run.yaml",
+    "trackers.json",
+    "tensorboard",
 )
 
 

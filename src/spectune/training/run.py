@@ -35,7 +35,7 @@ from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype
-from spectune.training.directory import RunDirectory
+from spectune.training.directory import RunDirectory, step_of
 from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
@@ -49,6 +49,7 @@ from spectune.training.showing import show_adapted, show_row, show_schedule, sho
 from spectune.training.signals import Stop
 from spectune.training.space import check_space
 from spectune.training.step import StepOptions, window_loss
+from spectune.training.trackers import tracked
 
 INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: gradient` is summed over
 
@@ -81,7 +82,9 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     settings = resolve_settings(config.evaluation, _longest_target(config, sets))
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready, stop)
-    with closing(loop.journal):
+    resumed_at = None if checkpoint is None else step_of(checkpoint)
+    trackers = tracked(config, session.paths.root, loop.journal, resumed_at=resumed_at, warn=session.reporter.warning)
+    with closing(loop.journal), trackers:
         check_space(session, adapted.engine)
         if checkpoint is None:
             _initialize(ready, loop)
