@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.adapter.tiny import load_plain
+from accelerate.state import AcceleratorState
+from tests.adapter.test_targets import CONFIGS
+from tests.adapter.tiny import adapted, load_plain
 from tests.integrations.trainer_world import (
     FREEZE,
     PHASES,
@@ -21,7 +24,7 @@ from tests.integrations.trainer_world import (
     train,
     trainer,
 )
-from transformers import TrainerCallback
+from transformers import AutoModelForSeq2SeqLM, T5GemmaConfig, TrainerCallback
 
 import spectune
 from spectune import AdaLoraCallback, AdaLoraEngine
@@ -30,6 +33,20 @@ from spectune.data.loader import Window
 from spectune.errors import AdapterError, ConfigError
 from spectune.training.optimizer import make_optimizer
 from spectune.training.step import StepOptions, training_step
+
+_STACK: dict[str, Any] = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+}
+T5GEMMA = T5GemmaConfig(encoder=_STACK, decoder=_STACK, dropout_rate=0.0)
 
 
 class Ranks(TrainerCallback):
@@ -141,6 +158,39 @@ def test_micro_batches_are_one_batch(family: str, penalty: Any, tmp_path: Path) 
     for other in found[1:]:
         for one, many in zip(found[0], other, strict=True):
             torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["marian", "pegasus", "mbart", "led", "t5gemma"])
+def test_a_share_of_the_window_in_every_family(family: str) -> None:
+    """Also in those that would divide by `num_items_in_batch` themselves (T5Gemma)."""
+    torch.manual_seed(0)
+    config = T5GEMMA if family == "t5gemma" else CONFIGS[family][0]
+    model = adapted(AutoModelForSeq2SeqLM.from_config(config), spread=0.1).eval()
+    spectune.attach(model)
+    rows = [{name: [token % 50 for token in tokens] for name, tokens in one.items()} for one in ROWS[:8]]
+    whole = collate(rows)
+    items = whole["labels"].ne(-100).sum()
+    expected = float(model(**whole).loss.detach())
+    parts = [model(**collate(rows[i : i + 2]), num_items_in_batch=items).loss.detach() for i in range(0, 8, 2)]
+    assert float(sum(parts)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_overflow_of_fp16_is_skipped_by_its_scaler(tmp_path: Path) -> None:
+    """accelerate has no fp16 on a processor; what it sets up on a GPU is put in by hand."""
+    model = peft_model("t5")
+    run: Any = trainer(model, arguments(tmp_path))
+    run.accelerator.state._mixed_precision, run.accelerator.native_amp = "fp16", True
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    try:
+        train(run)
+    finally:
+        AcceleratorState._reset_state()
+    assert run.accelerator.scaler.get_scale() < 2.0**22
+    norms = [entry["grad_norm"] for entry in run.state.log_history if "grad_norm" in entry]
+    assert 0 < sum(math.isfinite(norm) for norm in norms) < STEPS
+    engine = model.base_model.engine
+    assert sum(engine.ranks().values()) == engine.target_budget
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in engine.parameters())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
