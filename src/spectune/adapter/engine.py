@@ -204,6 +204,7 @@ class AdaLoraEngine:
             )
         self.last_step, self.allocator_calls = step, self.allocator_calls + 1
         self.store.drop_parts()
+        self.store.watch.answered()
         budget = self._budget_due(step)
         if budget is not None:
             self._choose(budget, final=step >= self.schedule.freeze_step)

@@ -19,7 +19,6 @@ from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors, adapted_linear, added
 from spectune.adapter.loss import completed
 from spectune.adapter.peft_entries import sync_rank_pattern
-from spectune.adapter.unattended import AllocatorWatch
 from spectune.errors import AdapterError
 
 
@@ -89,7 +88,6 @@ class HostedTuner:
     hosted_adapter: str
     host_hooks: list[Any]
     former_tensors: FormerTensors
-    watch: AllocatorWatch
     restore: Callable[[AdaLoraEngine, Path], None] | None = None
     """What loads a directory over the engine's adapter, where somebody (the Trainer's callback) has a way to."""
 
@@ -112,8 +110,8 @@ class HostedTuner:
     def _before_forward(self) -> None:
         """Make the parts anew, and notice training that never allocates: all that stays outside a compiled graph."""
         self.engine.store.refresh()
-        if cast(Any, self).training:
-            self.watch.forward_in_training(self.engine)
+        if cast(Any, self).training and not self.engine.frozen:
+            self.engine.store.watch.forward_in_training(self.engine.store.values.rows)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's `generate`, with parts made once."""

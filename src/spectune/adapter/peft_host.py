@@ -30,7 +30,6 @@ from spectune.adapter.peft_classes import (
 from spectune.adapter.peft_entries import LoadedHook, RefreshHook, make_aliases, sync_rank_pattern
 from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.store import Matrix, TripletStore
-from spectune.adapter.unattended import AllocatorWatch
 from spectune.errors import AdapterError
 
 BANKS = "triplet_banks"  # attribute of the tuner
@@ -106,7 +105,7 @@ def detach(model: PeftModel) -> PeftModel:
         hook.remove()
     delattr(tuner, BANKS)
     tuner.__dict__.pop("restore", None)
-    del tuner.engine, tuner.hosted_adapter, tuner.host_hooks, tuner.former_tensors, tuner.watch
+    del tuner.engine, tuner.hosted_adapter, tuner.host_hooks, tuner.former_tensors
     tuner.__class__ = plain_class(tuner)
     model.__class__ = plain_class(model)
     host = cast(Any, tuner)
@@ -224,7 +223,7 @@ def _change_classes(model: Any, tuner: Any, engine: AdaLoraEngine, name: str) ->
         matrix.layer.factors, matrix.layer.hosted_adapter = matrix.factors, name
         matrix.layer.quantized = not matrix.layer.get_base_layer().weight.is_floating_point()
         matrix.layer.__class__ = hosted_class(HostedLayer, type(matrix.layer))
-    tuner.engine, tuner.hosted_adapter, tuner.watch = engine, name, AllocatorWatch()
+    tuner.engine, tuner.hosted_adapter = engine, name
     tuner.host_hooks = [
         tuner.model.register_forward_pre_hook(RefreshHook(store)),
         tuner.register_load_state_dict_post_hook(LoadedHook(store)),

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from spectune.adapter.engine import AdaLoraEngine
+from torch import Tensor
 
 STEPS_IN_SILENCE = 10  # PEFT's documentation asks for a call at every step
 
@@ -17,14 +14,16 @@ class AllocatorWatch:
     """Counts accumulation windows since the allocator's last call, on the host: a window begins without gradients."""
 
     def __init__(self) -> None:
-        self._calls, self._windows = 0, 0
+        self._windows = 0
 
-    def forward_in_training(self, engine: AdaLoraEngine) -> None:
-        """Called at every root forward in training mode; warns once if the windows go by and nothing is allocated."""
-        if engine.frozen or engine.store.values.rows.grad is not None or not torch.is_grad_enabled():
+    def answered(self) -> None:
+        """The allocator was called, or what went before was no training."""
+        self._windows = 0
+
+    def forward_in_training(self, bank: Tensor) -> None:
+        """Called at every root forward in training mode; warns once if windows go by and nothing is allocated."""
+        if bank.grad is not None or not torch.is_grad_enabled():
             return
-        if engine.allocator_calls != self._calls:
-            self._calls, self._windows = engine.allocator_calls, 0
         self._windows += 1
         if self._windows == STEPS_IN_SILENCE + 1:
             warnings.warn(
