@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, journal
 
-from spectune.errors import ConfigError
+from spectune.errors import ConfigError, Interrupted
 from spectune.training.trackers import check_trackers, flattened, names_of, tracked_values
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
@@ -96,6 +96,18 @@ def test_a_tracker_that_fails_costs_one_warning(moment: str, run: Run, standin: 
     assert screen.getvalue().count("the tracker standin failed and gets nothing more") == 1
     assert f"no network at {moment}" in screen.getvalue()
     assert "and more" not in screen.getvalue()
+
+
+def test_an_interrupted_run_finishes_its_trackers(
+    run: Run, standin: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: StandIn, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+        raise Interrupted(15)
+
+    monkeypatch.setattr(StandIn, "log", interrupted)
+    with pytest.raises(Interrupted):
+        run(train={"report_to": "standin"})
+    assert [tracker.finished for tracker in standin.made] == [True]
 
 
 def scalars(directory: Path) -> dict[str, dict[int, float]]:
