@@ -80,6 +80,23 @@ def assert_commands_agree(adapter: Path, summary: dict[str, Any], tmp_path: Path
     assert [line["prediction"] for line in lines] == ["positive", "negative"]
 
 
+def test_labels_alone_beside_the_free_decoding(tmp_path: Path) -> None:
+    """A few steps on a piece of the bundled data, after which the free decoding still writes what is no label."""
+    output = tmp_path / "run"
+    small = ("data.max_train_samples=160", "data.max_validation_samples=48", "train.max_steps=8")
+    spectune("train", "examples/demo.yaml", f"train.output_dir={output}", "evaluation.constrain_labels=true", *small)
+    metrics = {
+        name: metric["value"] for name, metric in json.loads((output / "summary.json").read_text())["metrics"].items()
+    }
+    rows, labels = read_rows(output / "predictions.jsonl"), {"negative", "neutral", "positive"}
+    assert len(rows) == 48
+    assert metrics["non_label_share"] == sum(row["prediction"] not in labels for row in rows) / 48 > 0
+    assert {row["constrained_prediction"] for row in rows} <= labels
+    assert all(abs(sum(row["label_probabilities"].values()) - 1) < 5e-6 for row in rows)
+    assert metrics["constrained_accuracy"] == sum(row["constrained_prediction"] == row["target"] for row in rows) / 48
+    assert metrics["constrained_accuracy"] >= metrics["accuracy"]
+
+
 def test_restaurants_are_described_better_than_any_constant_does(tmp_path: Path, data_root: Path) -> None:
     """The best constant is the training sentence that scores highest against all references of the test rows."""
     _, summary = train(

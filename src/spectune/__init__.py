@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from spectune.adapter.engine import AdaLoraEngine
     from spectune.adapter.peft_host import attach, detach
     from spectune.adapter.targets import default_targets
-    from spectune.api import evaluate, load, predict, train
+    from spectune.api import classify, evaluate, load, predict, train
+    from spectune.exporting import export, ranks
+    from spectune.sweeping import export_sweep
     from spectune.integrations.trainer_callback import AdaLoraCallback
 
 __version__ = "0.1.0"
@@ -26,11 +28,15 @@ __all__ = [
     "UserError",
     "__version__",
     "attach",
+    "classify",
     "default_targets",
     "detach",
     "evaluate",
+    "export",
+    "export_sweep",
     "load",
     "predict",
+    "ranks",
     "train",
 ]
 
@@ -39,10 +45,14 @@ _HOME = {
     "AdaLoraEngine": "spectune.adapter.engine",
     "attach": "spectune.adapter.peft_host",
     "detach": "spectune.adapter.peft_host",
+    "classify": "spectune.api",
     "default_targets": "spectune.adapter.targets",
     "evaluate": "spectune.api",
+    "export": "spectune.exporting",
+    "export_sweep": "spectune.sweeping",
     "load": "spectune.api",
     "predict": "spectune.api",
+    "ranks": "spectune.exporting",
     "train": "spectune.api",
 }
 

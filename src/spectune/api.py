@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,15 @@ def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code:
     return _on_its_base(path, AdapterSettings.read(path), trust_remote_code)
 
 
-def evaluate(adapter: str | Path | TrainedAdapter, data: str | Path) -> Evaluation:
-    """Generate for every row of `data` (a table, a data set, a hub id, `starter`) and score the outputs."""
-    return evaluate_data(adapter, data)[0]
+def evaluate(
+    adapter: str | Path | TrainedAdapter, data: str | Path, *, constrain_labels: bool | None = None
+) -> Evaluation:
+    """Generate for every row of `data` (a table, a data set, a hub id, `starter`) and score the outputs.
+
+    Args:
+        constrain_labels: also decode under the labels alone; unless given, as the adapter's run did.
+    """
+    return evaluate_data(adapter, data, constrain_labels=constrain_labels)[0]
 
 
 def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[str]:
@@ -101,15 +108,32 @@ def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[
     return loaded().predict(examples) if texts else []
 
 
+def classify(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[tuple[str, dict[str, float]]]:
+    """A label for each text, decoded under the labels alone, and the probability of every label, likeliest first.
+
+    The label is what the run's decoding writes (greedy or with beams), so that now and then another one is likelier.
+
+    Raises:
+        AdapterError: the adapter knows no labels.
+    """
+    settings, loaded = _opened(adapter, constrain_labels=True)
+    examples = texts_to_examples(list(texts), settings.data)
+    if not texts:
+        return []
+    outputs = loaded().classify(examples)[1]
+    return [(label, outputs.of_row(row)) for row, label in enumerate(outputs.predictions)]
+
+
 def evaluate_data(
     adapter: str | Path | TrainedAdapter,
     data: str | Path,
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    constrain_labels: bool | None = None,
 ) -> tuple[Evaluation, DataReport]:
     """`evaluate`, and what was odd about the rows. They are read before torch is imported."""
-    settings, loaded = _opened(adapter, revision, trust_remote_code)
+    settings, loaded = _opened(adapter, revision, trust_remote_code, constrain_labels)
     examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
     return loaded().evaluate(examples), report
 
@@ -120,23 +144,39 @@ def predict_file(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> tuple[list[tuple[str, str]], DataReport]:
-    """(text, output) of each row of a table, each line of a text file, or of standard input (`-`); what was odd."""
-    settings, loaded = _opened(adapter, revision, trust_remote_code)
+    constrain_labels: bool | None = None,
+) -> tuple[list[dict[str, Any]], DataReport]:
+    """Records of each row of a table, each line of a text file, or of standard input (`-`); and what was odd.
+
+    `{"text", "prediction"}`, and with `constrain_labels` (unless given, as the adapter's run had it) also
+    `constrained_prediction` and `label_probabilities`, of the ten likeliest labels at most.
+    """
+    settings, loaded = _opened(adapter, revision, trust_remote_code, constrain_labels)
     examples, report = read_texts(named, settings.data)
-    outputs = loaded().predict(examples)
     prefix = settings.data.source_prefix
-    return [(e.source.removeprefix(prefix), output) for e, output in zip(examples, outputs, strict=True)], report
+    texts = [example.source.removeprefix(prefix) for example in examples]
+    if not settings.evaluation.constrain_labels:
+        outputs = loaded().predict(examples)
+        return [{"text": text, "prediction": output} for text, output in zip(texts, outputs, strict=True)], report
+    outputs, under = loaded().classify(examples)
+    return [
+        {"text": text, "prediction": output} | under.record(row)
+        for row, (text, output) in enumerate(zip(texts, outputs, strict=True))
+    ], report
 
 
 def _opened(
-    adapter: str | Path | TrainedAdapter, revision: str | None = None, trust_remote_code: bool = False
+    adapter: str | Path | TrainedAdapter,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    constrain_labels: bool | None = None,
 ) -> tuple[AdapterSettings, Callable[[], TrainedAdapter]]:
     """An adapter's settings at once, and what loads it when the data has been found right."""
     if not isinstance(adapter, str | Path):
-        return adapter.settings, lambda: adapter
+        settings = adapter.settings.constrained(constrain_labels)
+        return settings, lambda: replace(adapter, settings=settings)
     path = locate_adapter(str(adapter), revision)
-    settings = AdapterSettings.read(path)
+    settings = AdapterSettings.read(path).constrained(constrain_labels)
     return settings, lambda: _on_its_base(path, settings, trust_remote_code)
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from spectune.config import ModelConfig
 from spectune.errors import ModelError, first_line
 from spectune.hub import LOG_IN, hub_trouble
+from spectune.teacher_forcing import decoder_inputs
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 STARTER = "starter"
 _CONFIG = "config.json"
@@ -64,7 +65,7 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
         raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
     if not getattr(config, "is_encoder_decoder", False):
         raise ModelError(
-            f"{model.model_name_or_path} ({config.model_type}) is no encoder-decoder model; "
+            f"{model.model_name_or_path} ({config.model_type}) is no encoder-decoder model of texts; "
             f"use one of the BART, T5, Pegasus, Marian … families"
         )
     return config
@@ -74,15 +75,39 @@ def skeleton(model: ModelConfig) -> PreTrainedModel:
     """The model as its configuration makes it, on the meta device: every module, no weights."""
     config = read_config(model)
     import torch
-    from transformers import AutoModelForSeq2SeqLM
+    from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM
 
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and not getattr(config, "auto_map", None):
+        raise ModelError(
+            f"{model.model_name_or_path} ({config.model_type}) does not go from text to text: transformers' "
+            "AutoModelForSeq2SeqLM has no such type; use one of the BART, T5, Pegasus, Marian … families"
+        )
     try:
         with torch.device("meta"):
             made: PreTrainedModel = AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{model.model_name_or_path}: {_reason(error)}") from None
     made.tie_weights()  # the meta device makes tied weights twice
+    # refuses what could be loaded and not be trained; mBART's rule needs a token that is no padding, whichever that is
+    decoder_inputs(made, torch.tensor([[0, 1]]))
     return made
+
+
+def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The base's tokenizer.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    return tokenizer
 
 
 def _checked_directory(path: Path, otherwise: str) -> str:

@@ -53,6 +53,9 @@ class ModelConfig(Section):
     quantization: Literal["int8", "nf4"] | None = None
     """Linear maps of the frozen base in 8 or 4 bits, by the bitsandbytes library (`pip install 'spectune[quant]'`)."""
     trust_remote_code: bool = False
+    global_attention: Literal["auto", "none"] = "auto"
+    """LED: `auto` lets the first token see all others and be seen by them, in training and generation; `none` leaves
+    the local windows alone. Other models have no such choice."""
 
     @model_validator(mode="after")
     def _precision(self) -> ModelConfig:
@@ -88,6 +91,10 @@ class DataConfig(Section):
     label_names: dict[int | str, str] | list[str] | str | None = None
     """Label → word: a mapping, a list in label order, or the path of a `labels.json`."""
     source_prefix: str = ""
+    source_lang: Name | None = None
+    """Language code of the sources, for multilingual tokenizers (mBART, M2M100, NLLB, PLBart), as `en_XX`."""
+    target_lang: Name | None = None
+    """Language code of the targets; what every output is made to start with."""
     max_source_length: PositiveInt = 256
     """Tokens, the end token included; longer sources are cut and counted."""
     max_target_length: PositiveInt = 128
@@ -99,6 +106,14 @@ class DataConfig(Section):
     max_train_samples: PositiveInt | None = None
     max_validation_samples: PositiveInt | None = None
     max_test_samples: PositiveInt | None = None
+    streaming: bool = False
+    """Training rows are read when they are needed, for data larger than memory; needs `train.max_steps`."""
+    shuffle_buffer_size: PositiveInt = 10_000
+    """Rows that are held for shuffling while streaming."""
+    cache_tokens: bool = True
+    """Keep the token ids of large data on disk, for the next run over the same data."""
+    cache_dir: Name | None = None
+    """Where they are kept; `spectune/tokens` in the user's cache directory unless given."""
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
@@ -110,8 +125,15 @@ class DataConfig(Section):
             raise ValueError("validation_file and test_file go with train_file; a dataset brings its own splits")
         if self.dataset_name is None and (self.dataset_config_name or self.dataset_revision):
             raise ValueError("dataset_config_name and dataset_revision go with dataset_name, not train_file")
+        if (self.source_lang is None) != (self.target_lang is None):
+            raise ValueError("give both source_lang and target_lang, or neither")
         if self.label_names is not None and self.task not in (None, "classification"):
             raise ValueError(f"label_names belong to task: classification, not {self.task}")
+        if self.streaming and self.max_train_samples is not None:
+            raise ValueError(
+                "max_train_samples draws from all rows, which a stream does not know; set it to null, train.max_steps "
+                "bounds the run"
+            )
         return self
 
 
@@ -207,6 +229,13 @@ class AdapterConfig(Section):
         return 2 * self.init_r if self.lora_alpha == "auto" else self.lora_alpha
 
 
+class CheckpointingConfig(Section):
+    """What transformers passes on to torch's checkpoint."""
+
+    use_reentrant: bool = False
+    """The older kind of checkpoint, which recomputes inside a backward pass of its own."""
+
+
 class TrainConfig(Section):
     """The training loop; names of transformers' `TrainingArguments`."""
 
@@ -227,6 +256,9 @@ class TrainConfig(Section):
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     label_smoothing_factor: Probability = 0.0
     gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass instead of keeping what it computed: time for memory."""
+    gradient_checkpointing_kwargs: CheckpointingConfig | None = None
+    """`{use_reentrant: true | false}`; left out, false."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the computation; model.dtype decides how the frozen weights are held."""
     use_cpu: bool = False
@@ -238,6 +270,17 @@ class TrainConfig(Section):
     report_to: Name | list[Name] = "none"
     """Trackers by accelerate's names (tensorboard, wandb, trackio, mlflow, comet_ml, …): they get what the journal
     gets."""
+
+    @model_validator(mode="after")
+    def _checkpointing(self) -> TrainConfig:
+        if self.gradient_checkpointing_kwargs is not None and not self.gradient_checkpointing:
+            raise ValueError("gradient_checkpointing_kwargs goes with gradient_checkpointing: true")
+        return self
+
+    @property
+    def use_reentrant(self) -> bool:
+        """Which kind of checkpoint, where there are any."""
+        return self.gradient_checkpointing_kwargs is not None and self.gradient_checkpointing_kwargs.use_reentrant
 
 
 class EvaluationConfig(Section):
@@ -261,6 +304,9 @@ class EvaluationConfig(Section):
     length_penalty: float = Field(default=1.0, ge=-100.0, le=100.0)
     no_repeat_ngram_size: Annotated[int, Field(ge=0, le=_MOST)] = 0
     per_device_eval_batch_size: PositiveInt = 32
+    constrain_labels: bool = False
+    """Classification: also decode under the label words alone, with a probability for each label. Beside the free
+    decoding: `constrained_prediction`, `label_probabilities`, `constrained_accuracy`, `constrained_macro_f1`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluationConfig:

@@ -55,9 +55,14 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one piece."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file in one piece."""
     partial = path.with_name(path.name + PARTIAL)
     try:
-        write_new(partial, text.encode())
+        write_new(partial, content)
         os.replace(partial, path)
     except BaseException:
         with suppress(OSError):

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 
 from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, resolve_schedule
-from spectune.base_model import locate_model, skeleton
+from spectune.base_model import load_tokenizer, locate_model, skeleton
 from spectune.config import RunConfig, TrainConfig
+from spectune.data.languages import check_language_options, set_languages
 from spectune.data.locations import resolve_data_path
 from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
-from spectune.errors import ConfigError, DataError
+from spectune.errors import ConfigError, DataError, ModelError
 from spectune.evaluation.metrics import choose_metrics
+from spectune.families import family_notes
 from spectune.formats.adapter_files import check_start
-from spectune.sizes import Memory, Parameters, find_modules, memory_of, parameters_of, with_room
+from spectune.memory.estimate import Memory, memory_of
+from spectune.memory.lengths import Largest, largest_batches
+from spectune.sizes import Parameters, find_modules, parameters_of, with_room
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
 from spectune.training.trackers import check_trackers
 
@@ -30,7 +36,7 @@ class Lengths:
     """How long the run is."""
 
     rows: int | None
-    """Training rows; None where the data was not found and `max_steps` is given."""
+    """Training rows; None where they are streamed, or the data was not found, and `max_steps` is given."""
     steps_per_epoch: int | None
     total_step: int
 
@@ -60,10 +66,19 @@ class Plan:
     rate: LearningRate
     targets: tuple[str, ...]
     parameters: Parameters
-    memory: Memory
+    reckon: Callable[[], Memory]
+    """Works out `memory`, which takes a second or so."""
     data: tuple[str, ...]
     """What the data's report says, line by line."""
     notes: tuple[str, ...]
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Peak memory, part by part; worked out when first asked for.
+
+        Raises a `UserError` for rows that the tokenizer refuses.
+        """
+        return self.reckon()
 
     @property
     def initial_budget(self) -> int:
@@ -101,7 +116,10 @@ def plan_run(config: RunConfig) -> Plan:
         check_start(config.adapter.init_from, config.adapter.init_r)
     outline = outline_run(config, data_required=False)
     model = skeleton(config.model)
-    notes = [*outline.notes, *check_lengths(config.data, model.config)]
+    notes = [*outline.notes, *check_lengths(config.data, model.config, evaluation=config.evaluation)]
+    notes += family_notes(config, model)
+    if config.data.source_lang is not None:  # a code that the tokenizer does not know
+        set_languages(load_tokenizer(outline.base, config.model), config.data)
     targets = find_modules(config, model)
     parameters = parameters_of(config, model, targets)
     return Plan(
@@ -112,10 +130,18 @@ def plan_run(config: RunConfig) -> Plan:
         rate=outline.rate,
         targets=targets,
         parameters=parameters,
-        memory=memory_of(config, model, targets, parameters),
+        reckon=lambda: memory_of(config, model, targets, parameters, _largest(config, outline)),
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )
+
+
+def _largest(config: RunConfig, outline: Outline) -> Largest:
+    """The largest batches; of the run's own rows where data and tokenizer are at hand."""
+    lengths, tokenizer = outline.lengths, None
+    with suppress(ModelError):  # `train` will say so
+        tokenizer = load_tokenizer(outline.base, config.model) if outline.data is not None else None
+    return largest_batches(config, outline.data, tokenizer, lengths.total_step / (lengths.steps_per_epoch or 1))
 
 
 def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
@@ -126,26 +152,29 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     """
     notes: list[str] = []
     data: PreparedData | None = None
+    _check_streaming(config)
     try:
         data = prepare_data(config.data, seed=config.train.seed)
     except DataError as error:
         if data_required or config.train.max_steps is None or not _table_is_missing(config):
             raise
         notes.append(f"the data was not read, the steps are train.max_steps: {error}")
-    lengths = run_lengths(config.train, len(data.train) if data is not None else None)
+    lengths = run_lengths(config.train, data.train_rows if data is not None else None)
     if data is not None:
         _check_evaluation(config, data)
     schedule = schedule_of(config, lengths.total_step)
     rate = learning_rate_of(config, schedule)
-    notes += _tuning_notes(config)
+    notes += [*_tuning_notes(config), *_streaming_notes(config)]
     _check_library(config)
     check_trackers(config.train.report_to)
+    base = locate_model(config.model)
+    check_language_options(config.data, base)
     return Outline(
         data=data,
         lengths=lengths,
         schedule=schedule,
         rate=rate,
-        base=locate_model(config.model),
+        base=base,
         notes=tuple(notes),
     )
 
@@ -153,7 +182,12 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
 def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
     """Refuse metrics that this task does not have, and choices that need rows which are not there."""
     evaluation = config.evaluation
-    choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task)
+    if evaluation.constrain_labels and data.verbalizer is None:
+        raise ConfigError(
+            f"evaluation.constrain_labels needs labels, which task {data.task} has none of; set data.task: "
+            "classification, or constrain_labels: false"
+        )
+    choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task, evaluation.constrain_labels)
     if evaluation.early_stopping_patience is not None and not data.validation:
         raise ConfigError("evaluation.early_stopping_patience needs validation rows; give data.validation_file")
 
@@ -173,6 +207,22 @@ def _tuning_notes(config: RunConfig) -> list[str]:
             f"learning_rate {config.train.learning_rate:g} under-trains: λ starts at 0 and AdaLoRA wants about 1e-3"
         )
     return notes
+
+
+def _check_streaming(config: RunConfig) -> None:
+    if config.data.streaming and config.train.max_steps is None:
+        raise ConfigError("data.streaming does not know how many rows an epoch has; give train.max_steps")
+
+
+def _streaming_notes(config: RunConfig) -> list[str]:
+    """A stream may be so long that its epoch never ends, and then nothing is evaluated or saved on the way."""
+    if not config.data.streaming or config.evaluation.eval_strategy != "epoch":
+        return []
+    saves = "" if config.train.save_steps is not None else ", and nothing is saved before that without train.save_steps"
+    return [
+        "the end of a streamed epoch is only known when it comes: eval_strategy epoch evaluates there and at the last "
+        f"step{saves}; eval_strategy: steps with eval_steps evaluates in between"
+    ]
 
 
 def _check_library(config: RunConfig) -> None:

@@ -31,6 +31,7 @@ _LANGUAGES = frozenset("ar cs de en es fi fr hi it ja ko nl pl pt ro ru sv tr uk
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 _MOST_LABELS = 300
 _CHARACTERS_PER_TOKEN = 2.0  # on the safe side; a limit that is never reached costs nothing
+_MANY_ROWS = 200_000  # from here on memory may be short
 _ENOUGH_ROWS = 20_000  # rows seen in a run: epochs are chosen to come near it
 
 
@@ -187,6 +188,7 @@ def _render(*, place: dict[str, str], table: Table, guess: _Guess, model: str, o
         "evaluation": [
             *_entry("eval_strategy", "epoch", "epoch, steps (with eval_steps), no"),
             *_entry("num_beams", 1),
+            *(_entry("constrain_labels", False, "true: also decode under the labels alone") if guess.labels else []),
         ],
     }
     lines = [" ".join(line.splitlines()) for line in header]
@@ -205,6 +207,11 @@ def _data_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str]
         *_entry("max_source_length", _tokens(table, guess.columns, most=1024), "tokens; longer sources are cut"),
         *_entry("max_target_length", limit),
     ]
+    if len(table.rows) >= _MANY_ROWS:
+        lines.append("  # streaming: true  reads the rows while it trains; needs train.max_steps and validation data")
+    if guess.task == "translation":
+        lines += _entry("source_lang", None, "code of the tokenizer, as en_XX: for mBART, M2M100, NLLB; else null")
+        lines += _entry("target_lang", None, "likewise")
     if "validation_file" not in place:
         lines += _entry("validation_split", 0.1, "held out, unless the data brings a validation split")
     return lines

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
-from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, check_budget
 from spectune.budget import header_bytes, parse_budget
 from spectune.config import ModelConfig, RunConfig
@@ -15,13 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}
 _QUANTIZED_BYTES = {None: 0.0, "int8": 1.0, "nf4": 0.516}  # a number, with its share of the scales
-# Kept in float32 for every number of the adapter: itself, its gradient, two moments, two importance averages.
-_COPIES_OF_ADAPTER = 6
-# Tensors as wide as the model that a layer keeps for the backward pass, attention and feed-forward together.
-_KEPT_PER_LAYER = 16
-_KEPT_WITH_CHECKPOINTING = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +31,6 @@ class Parameters:
     saved: int
     saved_bytes: int
     """Of the file of weights, its header included."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Bytes while training, an estimate."""
-
-    base: int
-    adapter: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All three together."""
-        return self.base + self.adapter + self.activations
 
 
 def find_modules(config: RunConfig, model: PreTrainedModel) -> tuple[str, ...]:
@@ -74,7 +53,7 @@ def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str,
     Raises:
         ConfigError: an `adapter.budget` that holds no triplet, or all of them.
     """
-    rank, shapes = config.adapter.init_r, [_shape(model, name) for name in targets]
+    rank, shapes = config.adapter.init_r, [shape_of(model, name) for name in targets]
     costs, beside = [rows + columns + 1 for rows, columns in shapes], _trained_beside(config, model, targets)
     entries = _entries(rank, dict(zip(targets, shapes, strict=True)))
     at_start, whole, room = rank * sum(costs), sum(beside), None
@@ -109,24 +88,30 @@ def with_room(schedule: RankSchedule, room: int | None, at_start: int) -> RankSc
     return replace(schedule, target_r=max(1, round(schedule.init_r * room / at_start)))
 
 
-def _shape(model: PreTrainedModel, name: str) -> tuple[int, int]:
+def shape_of(model: PreTrainedModel, name: str) -> tuple[int, int]:
     """(out features, in features) of a linear map."""
     rows, columns = cast("Tensor", model.get_submodule(name).weight).shape
     return rows, columns
 
 
-def _base_bytes(config: ModelConfig, model: PreTrainedModel) -> int:
-    """Bytes of the base's weights; the output map and what the family keeps in float32 are not quantised."""
+def base_bytes(config: ModelConfig, model: PreTrainedModel, number: int) -> int:
+    """Bytes of the base's weights.
+
+    Args:
+        number: bytes of one that is not quantised.
+    """
     total = sum(parameter.numel() for parameter in model.parameters())
-    quantized = 0
-    if config.quantization is not None:
-        kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ()), "lm_head"}
-        quantized = sum(
-            cast("Tensor", module.weight).numel()
-            for name, module in model.named_modules()
-            if type(module).__name__ == "Linear" and not kept & set(name.split("."))
-        )
-    return round((total - quantized) * _BYTES[config.dtype] + quantized * _QUANTIZED_BYTES[config.quantization])
+    quantized = sum(cast("Tensor", model.get_submodule(name).weight).numel() for name in quantized_maps(config, model))
+    return round((total - quantized) * number + quantized * _QUANTIZED_BYTES[config.quantization])
+
+
+def quantized_maps(config: ModelConfig, model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of the linear maps in 8 or 4 bits: all but the output map and what the family keeps in float32."""
+    if config.quantization is None:
+        return ()
+    kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ()), "lm_head"}
+    named = model.named_modules()
+    return tuple(name for name, one in named if type(one).__name__ == "Linear" and not kept & set(name.split(".")))
 
 
 def _trained_beside(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> list[int]:
@@ -161,20 +146,3 @@ def _modules_in_full(config: RunConfig, model: PreTrainedModel) -> list[int]:
             raise ConfigError(f"adapter.modules_to_save: {entry!r} is no module of {config.model.model_name_or_path}")
         found += [parameter.numel() for module in modules for parameter in module.parameters()]
     return found
-
-
-def memory_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], parameters: Parameters) -> Memory:
-    """Weights, adapter with its optimizer, and what the backward pass needs at the longest batch."""
-    number = 2 if config.train.mixed_precision != "no" else 4
-    vocabulary, width = cast("Tensor", model.get_input_embeddings().weight).shape
-    layers = 1 + max(role_of(name).layer or 0 for name in targets)
-    batch = config.train.per_device_train_batch_size
-    source, target = config.data.max_source_length, config.data.max_target_length
-    kept = _KEPT_WITH_CHECKPOINTING if config.train.gradient_checkpointing else _KEPT_PER_LAYER
-    stacks = batch * (source + target) * width * layers * kept * number
-    logits = batch * target * vocabulary * (number + 4)  # the loss is computed in float32
-    return Memory(
-        base=_base_bytes(config.model, model),
-        adapter=parameters.trainable_at_start * 4 * _COPIES_OF_ADAPTER,
-        activations=stacks + logits,
-    )

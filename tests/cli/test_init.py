@@ -77,6 +77,17 @@ def test_starter_data(run_cli: RunCli, tmp_path: Path) -> None:
     assert _propose(run_cli, "starter", tmp_path).data.label_names == {0: "negative", 1: "neutral", 2: "positive"}
 
 
+def test_many_rows_bring_a_word_on_streaming(
+    run_cli: RunCli, reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _propose(run_cli, reviews, tmp_path)
+    assert "streaming" not in (tmp_path / "proposed.yaml").read_text("utf-8")
+    monkeypatch.setattr("spectune.proposal._MANY_ROWS", 100)
+    (tmp_path / "proposed.yaml").unlink()
+    _propose(run_cli, reviews, tmp_path)
+    assert "# streaming: true" in (tmp_path / "proposed.yaml").read_text("utf-8")
+
+
 def test_one_column_is_not_enough(run_cli: RunCli, tmp_path: Path) -> None:
     table = _table(tmp_path / "one.jsonl", [{"text": "a"}, {"text": "b"}])
     assert "needs a column of texts and one of targets" in run_cli("init", table, "--output", tmp_path / "x").error()
@@ -88,3 +99,12 @@ def test_an_existing_file_is_kept(run_cli: RunCli, reviews: Path, tmp_path: Path
     run_cli("init", reviews, "--output", output).error()
     assert output.read_text(encoding="utf-8") == "mine"
     assert run_cli("init", reviews, "--output", output, "--overwrite").status == 0
+
+
+def test_a_translation_is_asked_for_its_languages(tmp_path: Path, run_cli: RunCli) -> None:
+    table = tmp_path / "pairs.csv"
+    table.write_text("en,es\n" + "".join(f"good day {n},buen día {n}\n" for n in range(30)), encoding="utf-8")
+    output = tmp_path / "run.yaml"
+    assert run_cli("init", table, "--output", output).status == 0
+    assert "source_lang: null" in output.read_text(encoding="utf-8")
+    assert load_run_config(output).data.source_lang is None

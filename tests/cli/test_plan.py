@@ -33,12 +33,36 @@ def test_what_is_printed(run_cli: RunCli, run_file: Path) -> None:
         assert part in finished.out
 
 
+def test_memory_is_of_the_rows_where_they_can_be_tokenised(run_cli: RunCli, run_file: Path) -> None:
+    small = ("model.model_name_or_path=starter", "adapter.init=gradient", "train.max_steps=20")
+    finished = run_cli("plan", run_file, *small)
+    assert not finished.err
+    assert "an estimate at the largest of its own batches" in finished.out
+    assert "gradients of whole matrices before the first step" in finished.out
+    assert "at full length" in run_cli("plan", run_file, *small, "data.train_file=gone.csv").out
+    refused = run_cli("plan", run_file, *small, "data.max_target_length=1")
+    assert "data.max_target_length 1 leaves no token" in refused.error()
+    assert not refused.out
+    assert run_cli("plan", run_file, *small, "model.dtype=float16").status == 0, "it may be meant for a GPU"
+
+
 def test_a_missing_table_needs_max_steps(run_cli: RunCli, run_file: Path) -> None:
     gone = "data.train_file=gone.csv"
     assert "gone.csv does not exist" in run_cli("plan", run_file, gone).error()
     finished = run_cli("plan", run_file, gone, "train.max_steps=100")
     assert finished.status == 0
     assert "note: the data was not read" in finished.out
+
+
+def test_a_stream(run_cli: RunCli, run_file: Path, reviews: Path) -> None:
+    streamed = ["data.streaming=true", "evaluation.eval_strategy=steps", "evaluation.eval_steps=10"]
+    assert "give train.max_steps" in run_cli("plan", run_file, *streamed).error()
+    streamed += ["train.max_steps=100"]
+    assert "give data.validation_file" in run_cli("plan", run_file, *streamed).error()
+    shown = run_cli("plan", run_file, *streamed, f"data.validation_file={reviews}").out
+    assert f"train: streamed from {reviews}, number of rows unknown, shuffled in a buffer of 10,000" in shown
+    assert "100 steps, batches of 8, rows streamed, their number unknown" in shown
+    assert "validation: 120 rows of" in shown
 
 
 def test_what_is_no_encoder_decoder_is_refused(run_cli: RunCli, run_file: Path, tmp_path: Path) -> None:

@@ -104,6 +104,9 @@ SETTINGS = [
     ("evaluation.metrics=[]", "evaluation.metrics: [] is not a list that is not empty or 'auto'"),
     ("evaluation.metrics=[blue]", "unknown metric 'blue': did you mean bleu?"),
     ("evaluation.metric_for_best_model=bleu", "evaluation.metric_for_best_model bleu is not among this run's: exact_"),
+    ("evaluation.metric_for_best_model=constrained_accuracy", "constrained_accuracy needs evaluation.constrain_labels"),
+    ("evaluation.metrics=[constrained_macro_f1]", "metric constrained_macro_f1 needs evaluation.constrain_labels: tr"),
+    ("evaluation.constrain_labels=maybe", "evaluation.constrain_labels: 'maybe' is not true or false"),
     ("evaluation.early_stopping_patience=0", "evaluation.early_stopping_patience: 0 is not at least 1"),
     ("evaluation.num_beams=0", "evaluation.num_beams: 0 is not at least 1"),
     ("evaluation.max_length=1", "evaluation.max_length: 1 is not at least 2"),
@@ -124,6 +127,10 @@ TOGETHER = [
     (
         ["data.label_names=null", "data.task=text2text", "evaluation.metrics=[accuracy]"],
         "metric accuracy counts labels",
+    ),
+    (
+        ["data.label_names=null", "data.task=text2text", "evaluation.constrain_labels=true"],
+        "evaluation.constrain_labels needs labels, which task text2text has none of; set data.task: classification",
     ),
     (["train.num_train_epochs=1e6", "train.max_steps=null", "train.seed=x"], "train.seed: 'x' is not a whole number"),
 ]

@@ -62,9 +62,9 @@ def test_a_short_run(name: str, tmp_path: Path) -> None:
 
 
 def test_matrices_that_never_have_a_gradient() -> None:
-    model = adapted(without_dropout("led"), **SHORT)
+    model = adapted(without_dropout("led"), **SHORT, orth_reg_weight=0.0)  # the penalty would be a gradient
     engine = attach(model)
     run(model, OPTIMIZERS["adamw"](engine.parameters()))
     ranks = engine.ranks()
     assert sum(ranks.values()) == engine.target_budget
-    assert not any(rank for name, rank in ranks.items() if name.endswith("k_proj_global"))
+    assert [rank for name, rank in ranks.items() if name.endswith("_global")] == [0] * 6

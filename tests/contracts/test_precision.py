@@ -21,6 +21,7 @@ from tests.adapter.tiny import (
     steps_of_peft,
 )
 from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.peft_host import attach
@@ -172,3 +173,22 @@ def test_dropout_is_for_training_only() -> None:
     without, _ = hosted("t5", spread=0.2)
     assert not torch.equal(logits(model), logits(model))
     assert torch.equal(logits(model.eval()), logits(without.eval()))
+
+
+def test_a_float32_wo_beside_float16(tmp_path: Path) -> None:
+    """transformers keeps T5's `wo` in float32 where the rest is float16; plain PEFT's numbers all the same."""
+    base("t5").save_pretrained(tmp_path)
+    halves = [AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=torch.float16) for _ in range(2)]
+    kinds = {name: weight.dtype for name, weight in halves[0].named_parameters() if "DenseReluDense" in name}
+    assert {dtype for name, dtype in kinds.items() if ".wo." in name} == {torch.float32}
+    assert {dtype for name, dtype in kinds.items() if ".wo." not in name} == {torch.float16}
+    plain, model = (adapted(half) for half in halves)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for entry, other in zip(entries(plain, "lora_E").values(), entries(model, "lora_E").values(), strict=True):
+            other.copy_(entry.normal_(std=0.1))
+    engine = attach(model)
+    torch.testing.assert_close(logits(model.eval()), logits(plain.eval()), rtol=1e-2, atol=1e-2)
+    model.train()(**batch(1)).loss.backward()
+    assert all(p.grad is not None and p.dtype == torch.float32 for p in engine.parameters())
+    assert all(torch.isfinite(p.grad).all() for p in engine.parameters() if p.grad is not None)

@@ -106,7 +106,7 @@ def run(bases: dict[str, Path], table: Path, tmp_path: Path) -> Run:
         **sections: Any,
     ) -> RunResult:
         config: dict[str, dict[str, Any]] = {
-            "model": {"model_name_or_path": str(bases[base])},
+            "model": {"model_name_or_path": str(bases[base]), "dtype": "float32"},  # on every machine alike
             "data": {
                 "train_file": str(table),
                 "label_names": {0: "negative", 1: "positive"},

@@ -155,7 +155,7 @@ def test_a_measurement_is_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("units")
-@pytest.mark.parametrize("model_type", ["t5", "mt5", "umt5", "longt5", "t5gemma"])
+@pytest.mark.parametrize("model_type", ["t5", "mt5", "umt5", "longt5", "t5gemma", "switch_transformers"])
 def test_never_float16_for_a_t5(monkeypatch: pytest.MonkeyPatch, model_type: str) -> None:
     gains(monkeypatch, 2.0)
     for where in (CPU, torch.device("cuda")):

@@ -17,7 +17,7 @@ from spectune.evaluation.bases import load_base
 from spectune.manifest import sha256
 from spectune.planning import outline_run
 from spectune.runfile import load_run_config
-from spectune.sizes import memory_of, parameters_of
+from spectune.sizes import base_bytes
 from spectune.training.quantization import check_quantization
 
 WEIGHTS = "adapter_model.safetensors"
@@ -74,9 +74,7 @@ def test_the_base_shrinks_and_plan_knows_by_how_much(bases: dict[str, Path], kin
         config = load_run_config(None, base=values)
         base = load_base(str(bases["bart"]), dtype=torch.float32, device="cpu", quantization=quantization)
         model: Any = tiny_model("bart", base.config.vocab_size)
-        targets = ("model.encoder.layers.0.fc1",)
-        planned = memory_of(config, model, targets, parameters_of(config, model, targets)).base
-        return planned, base.get_memory_footprint(return_buffers=False)
+        return base_bytes(config.model, model, 4), base.get_memory_footprint(return_buffers=False)
 
     plain, found = sizes(None)
     assert plain == found

@@ -1,8 +1,11 @@
 """Which matrices to adapt, found from the structure of the model.
 
 PEFT's tables know three of some twenty encoder-decoder types and miss the gated feed-forward of FLAN-T5. Here a
-target is any linear map inside a repeated block of the encoder or the decoder whose weight is not tied to an
-embedding and which is no router. Works on meta devices: no weights are read.
+target is any linear map inside a repeated block of the encoder or the decoder that reads or writes text, whose weight
+is not tied to another and which is no router and no embedding. Works on meta devices: no weights are read.
+
+Towers for other senses (the vision tower in T5Gemma 2's encoder) never see a text: they are adapted only where
+`target_modules` names them.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from spectune.adapter.roles import TargetRole, role_of
+from spectune.adapter.roles import TargetRole, role_of, tower_of
 from spectune.errors import ConfigError
 
 __all__ = ["TargetRole", "default_targets", "resolve_targets", "role_of"]
@@ -30,11 +33,14 @@ def default_targets(model: nn.Module) -> list[str]:
     Raises:
         ConfigError: nothing to adapt was found.
     """
-    tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    tied, stacks = _tied(model), _stacks(model)
     names = [
         name
         for name, module in model.named_modules()
-        if _is_linear(module) and _in_repeated_block(model, name) and not _is_router(name) and not _tied(module, tied)
+        if _is_linear(module)
+        and _in_repeated_block(model, name)
+        and any(name.startswith(f"{stack}.") for stack in stacks)
+        and not (tower_of(name) or _is_router(name) or "embed" in name.rsplit(".", 1)[-1] or name in tied)
     ]
     if not names:
         raise ConfigError(f"no linear layer inside repeated blocks in {type(model).__name__}; name target_modules")
@@ -50,7 +56,8 @@ def resolve_targets(
     """Turn the `target_modules` option into module names.
 
     `auto` takes `default_targets`, `attention` and `feed_forward` those with such a role, a list takes modules by
-    name or by the end of their name (as PEFT), any other string is a regular expression over the whole name.
+    name or by the end of their name (as PEFT), any other string is a regular expression over the whole name. A tower
+    for another sense is meant only by an entry that says so (`vision_tower`, or `vision` in a regular expression).
     `layers` keeps those with a layer of these numbers, in either stack.
 
     Raises:
@@ -84,7 +91,7 @@ def _in_layers(names: list[str], layers: Sequence[int]) -> list[str]:
 def _select(entries: str | list[str], names: list[str], option: str) -> list[str]:
     if isinstance(entries, str):
         try:
-            chosen = [name for name in names if re.fullmatch(entries, name)]
+            chosen = [name for name in names if re.fullmatch(entries, name) and _is_meant(name, entries)]
         except re.error as error:
             raise ConfigError(f"{option} {entries!r} is not a regular expression: {error}") from error
         if not chosen:
@@ -97,7 +104,13 @@ def _select(entries: str | list[str], names: list[str], option: str) -> list[str
 
 
 def _ends_with(name: str, entry: str) -> bool:
-    return name == entry or name.endswith(f".{entry}")
+    return (name == entry or name.endswith(f".{entry}")) and _is_meant(name, entry)
+
+
+def _is_meant(name: str, entry: str) -> bool:
+    """Whether an entry that matches a name may mean it: `q_proj` does not mean those of a vision tower."""
+    tower = tower_of(name)
+    return not tower or any(word in entry for word in tower.split("_") if word not in ("tower", "encoder", "model"))
 
 
 def _no_match(what: str, entry: str, names: Iterable[str]) -> str:
@@ -114,10 +127,18 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or kind == "Conv1D" or kind.startswith("Linear")
 
 
+def _stacks(model: nn.Module) -> list[str]:
+    """Names of the encoder and the decoder of texts: the model's own answer, else by their name."""
+    answers = [getattr(model, question)() for question in ("get_encoder", "get_decoder") if hasattr(model, question)]
+    stacks = {id(answer) for answer in answers if answer is not model}
+    named = [(name, module) for name, module in model.named_modules() if name]
+    if len(stacks) == 2:
+        return [name for name, module in named if id(module) in stacks]
+    return [name for name, _ in named if name.rsplit(".", 1)[-1] in ("encoder", "decoder")]
+
+
 def _in_repeated_block(model: nn.Module, name: str) -> bool:
     parts = name.split(".")
-    if not {"encoder", "decoder"} & set(parts):
-        return False
     return any(
         part.isdigit() and isinstance(model.get_submodule(".".join(parts[:depth])), nn.ModuleList)
         for depth, part in enumerate(parts)
@@ -129,5 +150,10 @@ def _is_router(name: str) -> bool:
     return "router" in parts or parts[-1] in _ROUTERS
 
 
-def _tied(module: nn.Module, embeddings: set[int]) -> bool:
-    return id(module.weight) in embeddings
+def _tied(model: nn.Module) -> set[str]:
+    """Names of the modules whose weight is the weight under another name, too: a merge would change both."""
+    names: dict[int, set[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, nn.Embedding) or _is_linear(module):
+            names.setdefault(id(module.weight), set()).add(name)
+    return {name for same in names.values() if len(same) > 1 for name in same}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import Annotated
 
@@ -9,9 +10,12 @@ import typer
 
 from spectune import __version__
 from spectune.cli.evaluate import evaluate
+from spectune.cli.export import export
 from spectune.cli.init import init
 from spectune.cli.plan import plan
 from spectune.cli.predict import predict
+from spectune.cli.push import push
+from spectune.cli.ranks import ranks
 from spectune.cli.starter import starter
 from spectune.cli.train import train
 
@@ -21,6 +25,9 @@ app.command()(plan)
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(ranks)
+app.command()(export)
+app.command()(push)
 app.command()(starter)
 
 
@@ -39,6 +46,8 @@ def _root(
 ) -> None:
     """Fine-tune encoder-decoder language models with AdaLoRA: adapters whose rank goes where it matters."""
     warnings.formatwarning = _one_line
+    # at its import it recommends a faster kernel, which PEFT's import makes everybody read
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

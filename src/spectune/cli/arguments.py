@@ -12,6 +12,9 @@ from spectune.runfile import load_run_config
 
 _OVERRIDE = re.compile(r"^\w+\.\w+=")
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+CONSTRAIN_LABELS_HELP = (
+    "Also decode under the labels alone, with a probability each; unless given, as the adapter's run did."
+)
 RESUME_NEWEST = ""
 """What `--resume` without a directory becomes."""
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
+
 
 def evaluate(
     adapter: Annotated[str, typer.Argument(metavar="ADAPTER", help="Directory or hub id of an adapter.")],
@@ -16,13 +18,16 @@ def evaluate(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the base model run code of its own.")
     ] = False,
+    constrain_labels: Annotated[bool | None, typer.Option(help=CONSTRAIN_LABELS_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object instead of a table.")] = False,
 ) -> None:
     """Generate for every row of the data and score the outputs, each score with its signature."""
     from spectune import api
     from spectune.report.tables import MOST_LABELS_SHOWN, confusion_table, metrics_table
 
-    result, report = api.evaluate_data(adapter, data, revision=revision, trust_remote_code=trust_remote_code)
+    result, report = api.evaluate_data(
+        adapter, data, revision=revision, trust_remote_code=trust_remote_code, constrain_labels=constrain_labels
+    )
     for line in report.oddities():
         typer.echo(f"note: {line}", err=True)
     metrics = {name: asdict(metric) for name, metric in result.metrics.items()}

@@ -12,6 +12,7 @@ from spectune.config import RunConfig
 from spectune.errors import visible
 
 if TYPE_CHECKING:
+    from spectune.memory.estimate import Memory
     from spectune.planning import Plan
 
 
@@ -25,7 +26,7 @@ def plan(
     config = config_from(words)
     from spectune.planning import plan_run
 
-    for line in _lines(config, plan_run(config)):
+    for line in list(_lines(config, plan_run(config))):  # a mistake found on the way leaves half a plan unprinted
         typer.echo(visible(line))
 
 
@@ -57,7 +58,8 @@ def _length(config: RunConfig, plan: Plan) -> str:
     if train.gradient_accumulation_steps > 1:
         batch += f" × {train.gradient_accumulation_steps}"
     if lengths.rows is None or lengths.steps_per_epoch is None:
-        return f"{lengths.total_step:,} steps, {batch}"
+        streamed = ", rows streamed, their number unknown" if config.data.streaming else ""
+        return f"{lengths.total_step:,} steps, {batch}{streamed}"
     epochs = lengths.total_step / lengths.steps_per_epoch
     return (
         f"{lengths.total_step:,} steps: {lengths.rows:,} rows in {batch}, "
@@ -95,16 +97,25 @@ def _boundaries(plan: Plan) -> list[tuple[str, int]]:
 
 
 def _size_lines(plan: Plan) -> Iterator[str]:
-    counts, memory = plan.parameters, plan.memory
+    counts = plan.parameters
     yield f"parameters {counts.total:,} in the base model"
     start, after = counts.trainable_at_start, counts.trainable_after_freeze
     yield f"  {start:>12,}  trainable at the start ({_percent(start, counts.total)})"
     yield f"  {after:>12,}  after the freeze, about ({_percent(after, counts.total)})"
     yield f"  {_size(counts.saved_bytes):>12}  adapter file, about"
-    yield f"memory     {_size(memory.total)} while training, an estimate at full batch and length"
+    yield from _memory_lines(plan.memory)
+
+
+def _memory_lines(memory: Memory) -> Iterator[str]:
+    whose = "the largest of its own batches" if memory.from_rows else "batches at full length"
+    yield f"memory     {_size(memory.total)} at the peak on a CPU, an estimate at {whose}"
     yield f"  {_size(memory.base):>12}  base weights"
     yield f"  {_size(memory.adapter):>12}  adapter, gradients, optimizer, importance"
-    yield f"  {_size(memory.activations):>12}  activations and logits"
+    yield f"  {_size(memory.training):>12}  activations and logits of a step, {memory.batch} tokens"
+    if memory.start:
+        yield f"  {_size(memory.start):>12}  gradients of whole matrices before the first step"
+    yield f"  {_size(memory.evaluation):>12}  the same and caches of an evaluation, {memory.evaluation_batch} tokens"
+    yield f"  {_size(memory.process):>12}  the process beside them"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
 from spectune.errors import ConfigError
 
 
@@ -21,17 +22,21 @@ def predict(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the base model run code of its own.")
     ] = False,
+    constrain_labels: Annotated[bool | None, typer.Option(help=CONSTRAIN_LABELS_HELP)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")] = None,
 ) -> None:
-    """Write {"text", "prediction"} as JSON lines, one for each text."""
+    """Write {"text", "prediction"} as JSON lines, one for each text; with --constrain-labels also
+    "constrained_prediction" and "label_probabilities" (all labels, or the ten likeliest)."""
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
     from spectune import api
 
-    pairs, report = api.predict_file(adapter, file, revision=revision, trust_remote_code=trust_remote_code)
+    records, report = api.predict_file(
+        adapter, file, revision=revision, trust_remote_code=trust_remote_code, constrain_labels=constrain_labels
+    )
     for line in report.oddities():
         typer.echo(f"note: {line}", err=True)
-    text = "".join(json.dumps({"text": t, "prediction": p}, ensure_ascii=False) + "\n" for t, p in pairs)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if output is None:
         typer.echo(text, nl=False)
         return

@@ -16,14 +16,15 @@ def bucketed_batches(
     *,
     batch_size: int,
     seed: int,
-    epoch: int,
+    epoch: int | str,
 ) -> list[list[int]]:
     """The batches of one epoch, as row indices: every row once, near-equal lengths together, batches in random order.
 
     A pure function of its arguments, the same on every platform: the generator is `random.Random(f"{seed}/{epoch}")`,
-    seeded by SHA-512 of that text. Rows are shuffled, cut into mega-batches of at most 50 batches (at least four of
-    them in an epoch, data permitting), sorted inside those by source length, then target length (both in tokens), cut
-    into batches, and the batches shuffled. At most one batch is smaller than `batch_size`.
+    seeded by SHA-512 of that text; an epoch that is read in parts names the part, too (`"2/7"`). Rows are shuffled, cut
+    into mega-batches of at most 50 batches (at least four of them in an epoch, data permitting), sorted inside those by
+    source length, then target length (both in tokens), cut into batches, and the batches shuffled. At most one batch is
+    smaller than `batch_size`.
     """
     if len(source_lengths) != len(target_lengths):
         raise ValueError(f"{len(source_lengths)} source lengths against {len(target_lengths)} target lengths")

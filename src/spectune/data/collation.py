@@ -19,6 +19,7 @@ def collate(
     target_length: int | None = None,
     ignore_index: int = IGNORE_INDEX,
     pad_to_multiple_of: int | None = None,
+    first_token_global: bool = False,
 ) -> dict[str, Tensor]:
     """One batch, padded on the right.
 
@@ -29,6 +30,7 @@ def collate(
         target_length: likewise for targets.
         ignore_index: fills `labels`; the cross entropy leaves it out.
         pad_to_multiple_of: round both lengths up to a multiple.
+        first_token_global: also LED's `global_attention_mask` (n × source length), 1 at each row's first token.
 
     Returns:
         `input_ids` (n × source length), `attention_mask` (n × source length; 1 for tokens, 0 for padding) and
@@ -40,6 +42,8 @@ def collate(
         "input_ids": sources,
         "attention_mask": (torch.arange(sources.shape[1]) < lengths[:, None]).to(torch.int64),
     }
+    if first_token_global:
+        batch["global_attention_mask"] = torch.zeros_like(sources).index_fill_(1, torch.tensor([0]), 1)
     if labels is not None:
         if len(labels) != len(input_ids):
             raise ValueError(f"{len(input_ids)} sources against {len(labels)} targets")

@@ -5,16 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from spectune.data.locations import decode_text, read_bytes
-from spectune.data.table import Table
+from spectune.data.locations import decode_text, read_bytes, text_lines
+from spectune.data.table import Numbered, Table
 from spectune.data.wording import names_text
 from spectune.errors import DataError
+
+_LONGEST_FIELD = min(sys.maxsize, 2**31 - 1)
+_LONGEST_STREAMED_FIELD = 2**24  # beyond, a quote is never closed and would bring the rest of the file into memory
+_DECIDING_ROWS = 1000
+
+_NumberedFields = tuple[int, dict[str, str]]
 
 
 def read_csv(path: Path) -> Table:
@@ -38,7 +45,44 @@ def read_tsv(path: Path) -> Table:
             raise error from None
 
 
+def stream_csv(path: Path) -> Iterator[Numbered]:
+    """The rows of `read_csv` one by one, with the line that each starts on. Raises DataError when it is reached."""
+    return _stream(path, ",", csv.QUOTE_MINIMAL)
+
+
+def stream_tsv(path: Path) -> Iterator[Numbered]:
+    """The rows of `read_tsv` one by one; the first 1,000 rows decide which of the two conventions it is."""
+    try:
+        deque(islice(_stream(path, "\t", csv.QUOTE_MINIMAL), _DECIDING_ROWS), maxlen=0)
+    except DataError as error:
+        try:
+            deque(islice(_stream(path, "\t", csv.QUOTE_NONE), _DECIDING_ROWS), maxlen=0)
+        except DataError:
+            raise error from None
+        return _stream(path, "\t", csv.QUOTE_NONE)
+    return _stream(path, "\t", csv.QUOTE_MINIMAL)
+
+
+def _stream(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Numbered]:
+    rows = _rows(text_lines(path, ""), path, delimiter, quoting)
+    while True:
+        # Set for each row, not for as long as this generator lives: the limit is the whole process's.
+        with _field_limit(_LONGEST_STREAMED_FIELD):
+            numbered = next(rows, None)
+        if numbered is None:
+            return
+        yield numbered
+
+
 def _parse(text: str, path: Path, delimiter: str, quoting: Literal[0, 3]) -> Table:
+    with _field_limit(_LONGEST_FIELD):
+        numbered = list(_rows(io.StringIO(text, newline=""), path, delimiter, quoting))
+    rows = [row for _, row in numbered]
+    return Table(origin=str(path), columns=tuple(rows[0]), rows=rows, lines=[line for line, _ in numbered])
+
+
+def _rows(text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[_NumberedFields]:
+    """The rows below the header, which is checked first; `text` gives lines with their ends."""
     records = _records(text, path, delimiter, quoting)
     header = [name.strip() for name in next(records, (0, []))[1]]
     # Spreadsheets and pandas leave unnamed columns behind; nobody can mean one of them.
@@ -48,40 +92,40 @@ def _parse(text: str, path: Path, delimiter: str, quoting: Literal[0, 3]) -> Tab
         raise DataError(f"{path}: the header has the column {twice[0]!r} more than once")
     if not names:
         raise DataError(f"{path}: the first line must name the columns")
-    rows, lines = [], []
+    empty = True
     for line, fields in records:
+        empty = False
         if len(fields) != len(header):
             raise DataError(
                 f"{path}: line {line} has {len(fields)} fields, the header {len(header)} ({names_text(header)});"
                 f" a text that contains the separator or a line break must be quoted"
             )
-        rows.append({name: value for name, value in zip(header, fields, strict=True) if name})
-        lines.append(line)
-    if not rows:
+        yield line, {name: value for name, value in zip(header, fields, strict=True) if name}
+    if empty:
         raise DataError(f"{path} has a header but no rows")
-    return Table(origin=str(path), columns=tuple(names), rows=rows, lines=lines)
 
 
-def _records(text: str, path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3]
+) -> Iterator[tuple[int, list[str]]]:
     """Each record that is not blank, with the line on which it starts."""
-    with _long_fields_allowed():
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
-        start = 1
-        try:
-            for fields in reader:
-                if fields and (len(fields) > 1 or fields[0].strip()):
-                    yield start, fields
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(
-                f"{path}: the quotes in the record that starts on line {start} do not match ({error})"
-            ) from None
+    reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
+    start = 1
+    try:
+        for fields in reader:
+            if fields and (len(fields) > 1 or fields[0].strip()):
+                yield start, fields
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: the quotes in the record that starts on line {start} do not match ({error})"
+        ) from None
 
 
 @contextmanager
-def _long_fields_allowed() -> Iterator[None]:
+def _field_limit(characters: int) -> Iterator[None]:
     """The csv module refuses fields over 131,072 characters; documents may be longer."""
-    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    before = csv.field_size_limit(characters)
     try:
         yield
     finally:

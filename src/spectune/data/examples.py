@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from spectune.data.columns import Columns
 from spectune.data.table import Table
@@ -39,7 +39,7 @@ class Built:
 
 
 class _UnusableRowError(Exception):
-    """Why a row gives no example; only `build_examples` sees it."""
+    """Why a row gives no example; only `build_rows` sees it."""
 
 
 def build_examples(
@@ -56,11 +56,25 @@ def build_examples(
         DataError: unusable rows under `invalid_rows: error`, no usable row at all, labels outside the verbalizer's
             map, or a cell that is no text.
     """
+    built = build_rows(table, columns, prefix=prefix, verbalizer=verbalizer)
+    if built.dropped and not built.examples:
+        raise DataError(f"{table.origin} has no usable row; {dropped_text(built.dropped)}")
+    if built.dropped and invalid_rows == "error":
+        refuse_dropped(table, built.dropped)
+    return built
+
+
+def build_rows(table: Table, columns: Columns, *, prefix: str, verbalizer: Verbalizer | None) -> Built:
+    """Text pairs of a table, or of a part of one; the rows with an empty or missing text are counted.
+
+    Raises:
+        DataError: labels outside the verbalizer's map, or a cell that is no text.
+    """
     built = Built()
     unknown: dict[str, list[int]] = {}
     references = columns.references if table.has(columns.references) else None
     for index in range(len(table.rows)):
-        row = index + 1
+        row = table.number(index)
         try:
             source = prefix + columns.template.render(tuple(_text(table, index, name) for name in columns.text))
             if columns.target is None:
@@ -76,7 +90,6 @@ def build_examples(
             built.dropped.setdefault(str(reason), []).append(row)
     if unknown:
         raise DataError(_unknown_labels(table, unknown, verbalizer))
-    _check_dropped(table, built, invalid_rows)
     return built
 
 
@@ -95,7 +108,7 @@ def _text(table: Table, index: int, column: str) -> str:
         text = text_of(table.value(index, column))
     except TypeError as error:
         raise DataError(
-            f"{table.origin}: {table.place(index + 1)} holds a {error} in column {column!r}, not a text"
+            f"{table.origin}: {table.place(table.number(index))} holds a {error} in column {column!r}, not a text"
             f"{_structure_hint(table, index, column)}"
         ) from None
     if text is None:
@@ -128,7 +141,7 @@ def _label(table: Table, index: int, column: str, verbalizer: Verbalizer, unknow
     # Not from the text alone: 1.0 and True have better ways to become labels.
     label = verbalizer.label_of(table.value(index, column))
     if label is None:
-        unknown.setdefault(raw, []).append(index + 1)
+        unknown.setdefault(raw, []).append(table.number(index))
     return label
 
 
@@ -138,7 +151,7 @@ def _outputs(table: Table, index: int, column: str, references: str | None) -> t
     listed = [raw] if isinstance(raw, str) else raw or []
     if not isinstance(listed, Sequence) or not all(item is None or isinstance(item, str) for item in listed):
         raise DataError(
-            f"{table.origin}: {table.place(index + 1)}: column {references!r} must hold a list of texts"
+            f"{table.origin}: {table.place(table.number(index))}: column {references!r} must hold a list of texts"
             f" (data.references_column)"
         )
     right = [item for item in listed if item and item.strip() and is_unicode(item)]
@@ -155,13 +168,15 @@ def _unknown_labels(table: Table, unknown: dict[str, list[int]], verbalizer: Ver
     )
 
 
-def _check_dropped(table: Table, built: Built, invalid_rows: Literal["drop", "error"]) -> None:
-    reasons = [f"{count(len(rows), 'row')}: {reason} ({rows_text(rows)})" for reason, rows in built.dropped.items()]
-    if reasons and not built.examples:
-        raise DataError(f"{table.origin} has no usable row; {'; '.join(reasons)}")
-    if reasons and invalid_rows == "error":
-        first = min(row for rows in built.dropped.values() for row in rows)
-        raise DataError(
-            f"{table.origin}: {'; '.join(reasons)}; the first is {table.place(first)};"
-            f" mend them or set data.invalid_rows: drop"
-        )
+def dropped_text(dropped: Mapping[str, Sequence[int]]) -> str:
+    """`2 rows: empty column 'text' (rows 4, 9)`, for each reason."""
+    return "; ".join(f"{count(len(rows), 'row')}: {reason} ({rows_text(rows)})" for reason, rows in dropped.items())
+
+
+def refuse_dropped(table: Table, dropped: Mapping[str, Sequence[int]]) -> NoReturn:
+    """Raises DataError: the unusable rows, and the place of the first."""
+    first = min(row for rows in dropped.values() for row in rows)
+    raise DataError(
+        f"{table.origin}: {dropped_text(dropped)}; the first is {table.place(first)};"
+        f" mend them or set data.invalid_rows: drop"
+    )

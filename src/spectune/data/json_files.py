@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spectune.data.locations import decode_text, read_bytes
-from spectune.data.table import Table
+from spectune.data.locations import decode_text, read_bytes, text_lines
+from spectune.data.table import Numbered, Table
 from spectune.data.wording import excerpt
 from spectune.errors import DataError
 
@@ -40,6 +40,24 @@ def read_json_lines(path: Path) -> Table:
     return _lines_table(decode_text(read_bytes(path), path), path)
 
 
+def stream_json_lines(path: Path) -> Iterator[Numbered]:
+    """The rows of `read_json_lines` one by one. Raises DataError when a mistake is reached."""
+    empty = True
+    for numbered in _numbered((line.removesuffix("\n") for line in text_lines(path, "\n")), path):
+        empty = False
+        yield numbered
+    if empty:
+        raise DataError(f"{path} holds no rows")
+
+
+def stream_json(path: Path) -> Iterator[Numbered]:
+    """JSON lines under the name `.json`. Raises DataError for one large JSON text, which cannot be read in parts."""
+    first = next((line for line in text_lines(path, "\n") if line.strip()), "")
+    if not _first_line_is_object(first):
+        raise DataError(f"{path} is one JSON text, which data.streaming cannot read in parts; save one object a line")
+    return stream_json_lines(path)
+
+
 def parse_json(text: str, path: Path) -> Any:
     """Any JSON text. Raises DataError with the line and column of a mistake."""
     try:
@@ -65,13 +83,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _lines_table(text: str, path: Path) -> Table:
-    rows, lines = [], []
     # Not splitlines(): JSON strings may hold U+2028 and its like.
-    for number, line in enumerate(text.split("\n"), start=1):
+    numbered = list(_numbered(text.split("\n"), path))
+    return _table([row for _, row in numbered], path, [line for line, _ in numbered])
+
+
+def _numbered(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The row of each line that is not blank."""
+    for number, line in enumerate(lines, start=1):
         if line.strip():
-            rows.append(_parse_line(line, path, number))
-            lines.append(number)
-    return _table(rows, path, lines)
+            yield number, _parse_line(line, path, number)
 
 
 def _parse_line(line: str, path: Path, number: int) -> Mapping[str, Any]:

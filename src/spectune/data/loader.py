@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from torch import Tensor
-
+from spectune.data.assembly import Assembler, Window, check_identity
 from spectune.data.bucketing import bucketed_batches
-from spectune.data.collation import IGNORE_INDEX, collate
 from spectune.data.tokenization import TokenizedSet
-from spectune.data.windows import Batches, batches_of_rank, cut_windows, windows_per_epoch
+from spectune.data.windows import Batches, cut_windows, windows_per_epoch
 from spectune.errors import DataError, RunError
 
+__all__ = ["BatchLoader", "Window"]
+
 _VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The micro-batches of one optimizer step."""
-
-    batches: list[dict[str, Tensor]]
-    """This process's micro-batches (see `collate`); every process has equally many."""
-    target_tokens: int
-    """Label tokens of the whole window, over all processes: what the summed cross entropy is divided by."""
-    source_tokens: int
-    """Source tokens, likewise; padding does not count."""
-    rows: int
-    """Examples, likewise."""
-    epoch: float
-    """Epochs done once this window is."""
 
 
 class BatchLoader:
@@ -39,10 +21,6 @@ class BatchLoader:
 
     The stream is a pure function of the data, the seed, the batch size, the accumulation and the number of processes;
     its place is two integers. Iterating goes on from that place; a window counts as read when it is handed out.
-
-    Where the rows left at the end of an epoch cannot be shared out evenly (`cut_windows`), a process without one gets
-    a row whose labels are all ignored: it takes part in the forward pass, as sharded models need, and adds nothing to
-    the *summed* loss. A loss averaged over its labels would be NaN there.
     """
 
     def __init__(
@@ -56,6 +34,8 @@ class BatchLoader:
         source_length: int | None = None,
         target_length: int | None = None,
         pad_to_multiple_of: int | None = None,
+        first_token_global: bool = False,
+        source_block: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -66,6 +46,9 @@ class BatchLoader:
             accumulation_steps: micro-batches of one process in a window.
             source_length: pad every source to this many tokens (`padding: max_length`); None: to the batch's longest.
             target_length: likewise for targets.
+            first_token_global: give LED's `global_attention_mask` with every batch (see `collate`).
+            source_block: tokens that the model pads sources to a multiple of, inside itself; rows that fill equally
+                many blocks cost the same there, and are put together by the length of their targets.
             rank: this process, from 0; `world_size` is their number.
 
         Raises:
@@ -73,22 +56,23 @@ class BatchLoader:
         """
         if not tokenized.input_ids:
             raise DataError("there are no rows to train on")
-        if not 0 <= rank < world_size or accumulation_steps < 1:
-            raise ValueError(f"rank {rank} of {world_size}, accumulation {accumulation_steps}")
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation {accumulation_steps}")
         self._tokenized = tokenized
         self._source_lengths = [len(ids) for ids in tokenized.input_ids]
+        self._source_blocks = [-(-length // source_block) for length in self._source_lengths]
         self._target_lengths = [len(ids) for ids in tokenized.labels]
         self._batch_size = batch_size
         self._accumulation_steps = accumulation_steps
         self._seed = seed
-        self._rank = rank
-        self._world_size = world_size
-        self._collate_padded = partial(
-            collate,
+        self._assembler = Assembler(
             pad_token_id=pad_token_id,
             source_length=source_length,
             target_length=target_length,
             pad_to_multiple_of=pad_to_multiple_of,
+            first_token_global=first_token_global,
+            rank=rank,
+            world_size=world_size,
         )
         self._identity: dict[str, int | str] = {
             "version": _VERSION,
@@ -98,6 +82,8 @@ class BatchLoader:
             "seed": seed,
             "world_size": world_size,
         }
+        if source_block > 1:
+            self._identity["source_block"] = source_block
         self._epoch = 0
         self._window = 0
         self._plan: tuple[int, list[Batches]] | None = None
@@ -109,8 +95,13 @@ class BatchLoader:
             len(self._source_lengths),
             batch_size=self._batch_size,
             accumulation_steps=self._accumulation_steps,
-            world_size=self._world_size,
+            world_size=self._assembler.world_size,
         )
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the last window handed out was the last one of its epoch."""
+        return self._epoch > 0 and self._window == 0
 
     def __iter__(self) -> Iterator[Window]:
         while True:
@@ -121,7 +112,7 @@ class BatchLoader:
             self._window += 1
             if self._window == len(windows):
                 self._epoch, self._window = self._epoch + 1, 0
-            yield self._load(windows[position], epoch)
+            yield self._assembler.window(self._tokenized, windows[position], epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream and what the stream is made of; JSON-able."""
@@ -129,11 +120,7 @@ class BatchLoader:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from the place in `state`. Raises RunError when it belongs to another stream."""
-        for name, value in self._identity.items():
-            if state.get(name) != value:
-                raise RunError(
-                    f"the run cannot be resumed: the {_SPOKEN[name]} was {state.get(name)!r} and is {value!r} now"
-                )
+        check_identity(state, self._identity)
         epoch, window = state.get("epoch"), state.get("window")
         if not isinstance(epoch, int) or not isinstance(window, int) or epoch < 0:
             raise RunError(f"the run cannot be resumed: the data position {epoch!r}, {window!r} is damaged")
@@ -144,44 +131,14 @@ class BatchLoader:
     def _windows_of(self, epoch: int) -> list[Batches]:
         if self._plan is None or self._plan[0] != epoch:
             batches = bucketed_batches(
-                self._source_lengths,
+                self._source_blocks,
                 self._target_lengths,
                 batch_size=self._batch_size,
                 seed=self._seed,
                 epoch=epoch,
             )
-            windows = cut_windows(batches, accumulation_steps=self._accumulation_steps, world_size=self._world_size)
+            windows = cut_windows(
+                batches, accumulation_steps=self._accumulation_steps, world_size=self._assembler.world_size
+            )
             self._plan = (epoch, windows)
         return self._plan[1]
-
-    def _load(self, window: Batches, epoch: float) -> Window:
-        rows = [row for batch in window for row in batch]
-        return Window(
-            batches=[
-                self._collate(batch) if batch else self._silent(rows[0])
-                for batch in batches_of_rank(window, self._rank, self._world_size)
-            ],
-            target_tokens=sum(self._target_lengths[row] for row in rows),
-            source_tokens=sum(self._source_lengths[row] for row in rows),
-            rows=len(rows),
-            epoch=epoch,
-        )
-
-    def _collate(self, rows: list[int]) -> dict[str, Tensor]:
-        input_ids = [self._tokenized.input_ids[row] for row in rows]
-        return self._collate_padded(input_ids, [self._tokenized.labels[row] for row in rows])
-
-    def _silent(self, row: int) -> dict[str, Tensor]:
-        batch = self._collate([row])
-        batch["labels"].fill_(IGNORE_INDEX)
-        return batch
-
-
-_SPOKEN = {
-    "version": "version of the saved data position",
-    "fingerprint": "training data or its tokenization (SHA-256)",
-    "batch_size": "per_device_train_batch_size",
-    "accumulation_steps": "gradient_accumulation_steps",
-    "seed": "seed",
-    "world_size": "number of processes",
-}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from spectune.data.wording import nearest_hint
@@ -80,9 +81,7 @@ _NO_TEXT = {
 
 def decode_text(data: bytes, origin: str | Path) -> str:
     """UTF-8 text, with or without a byte order mark. Raises DataError that names the line and the byte."""
-    for first_bytes, what in _NO_TEXT.items():
-        if data.startswith(first_bytes):
-            raise DataError(f"{origin} is {what}")
+    _check_start(data, origin)
     if b"\0" in data:
         line = data.count(b"\n", 0, data.index(b"\0")) + 1
         raise DataError(f"{origin}: line {line} holds a NUL byte; the file is damaged, or no text")
@@ -92,9 +91,55 @@ def decode_text(data: bytes, origin: str | Path) -> str:
         # The decoder counts from behind a byte order mark.
         start = error.start + (len(data) - len(error.object))
         line = data.count(b"\n", 0, start) + 1
-        raise DataError(
-            f"{origin}: line {line} is not UTF-8 (byte 0x{data[start]:02x} at offset {start}); save it as UTF-8"
-        ) from None
+        raise DataError(_not_utf8(origin, line, data[start], start)) from None
+
+
+def text_lines(path: Path, newline: str) -> Iterator[str]:
+    """The lines of a UTF-8 text with their ends, read one by one: the same text as `decode_text` gives.
+
+    `newline` is as in `open`: "" ends a line at any of the three kinds of line end, "\\n" at that one only.
+
+    Raises:
+        DataError: as `read_bytes` and `decode_text`, when the damaged line is reached.
+    """
+    try:
+        with path.open("rb") as binary:
+            _check_start(binary.read(4), path)
+        with path.open(encoding="utf-8-sig", newline=newline) as text:
+            blank = True
+            for number, line in enumerate(text, start=1):
+                if "\0" in line:
+                    raise DataError(f"{path}: line {number} holds a NUL byte; the file is damaged, or no text")
+                blank = blank and not line.strip()
+                yield line
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:  # the decoder reads ahead and knows no lines
+        _refuse_undecodable(path)
+    if blank:
+        raise DataError(f"{path} is empty")
+
+
+def _refuse_undecodable(path: Path) -> None:
+    """Find the line that is not UTF-8 and raise what `decode_text` says of it."""
+    before = 0
+    with path.open("rb") as binary:
+        for number, line in enumerate(binary, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                raise DataError(_not_utf8(path, number, line[error.start], before + error.start)) from None
+            before += len(line)
+
+
+def _check_start(data: bytes, origin: str | Path) -> None:
+    for first_bytes, what in _NO_TEXT.items():
+        if data.startswith(first_bytes):
+            raise DataError(f"{origin} is {what}")
+
+
+def _not_utf8(origin: str | Path, line: int, byte: int, offset: int) -> str:
+    return f"{origin}: line {line} is not UTF-8 (byte 0x{byte:02x} at offset {offset}); save it as UTF-8"
 
 
 def _directory_hint(path: Path) -> str:

@@ -14,12 +14,14 @@ from spectune.data.columns import Columns, require_column, resolve_columns, sour
 from spectune.data.examples import Built, Example, build_examples
 from spectune.data.locations import decode_text, existing_file, read_bytes, resolve_data_path
 from spectune.data.report import DataReport, SplitReport, label_notes, overlaps_between
+from spectune.data.row_streams import HEAD_ROWS, RowStream, read_streamed_splits
 from spectune.data.sources import STARTER, dataset_splits, read_splits, read_table, starter_splits
 from spectune.data.splits import sample, train_validation_split
+from spectune.data.streaming import ExampleStream
 from spectune.data.table import Table
 from spectune.data.task import label_names, make_verbalizer, resolve_task
 from spectune.data.verbalizer import Verbalizer
-from spectune.errors import DataError
+from spectune.errors import ConfigError, DataError
 
 STANDARD_INPUT = "-"
 _FILE_SUFFIX = re.compile(r"\.[A-Za-z]\w*")  # an id on the hub may end in a version: `owner/data-1.5`
@@ -31,6 +33,7 @@ class PreparedData:
     """Checked examples of a run; `validation` and `test` are empty when there are none."""
 
     train: list[Example]
+    """All of them, or the first ones of a stream."""
     validation: list[Example]
     test: list[Example]
     task: Task
@@ -39,6 +42,13 @@ class PreparedData:
     report: DataReport
     text_columns: tuple[str, ...]
     target_column: str | None
+    stream: ExampleStream | None = None
+    """The training rows, with `data.streaming`."""
+
+    @property
+    def train_rows(self) -> int | None:
+        """Number of training examples; None where only their stream knows."""
+        return len(self.train) if self.stream is None else None
 
 
 def prepare_data(config: DataConfig, *, seed: int, need_targets: bool = True) -> PreparedData:
@@ -48,7 +58,7 @@ def prepare_data(config: DataConfig, *, seed: int, need_targets: bool = True) ->
     wrong with the data section.
     """
     source_template(config)  # a broken template is found before a file is read
-    tables = read_splits(config)
+    rows, tables = _read(config)
     columns = resolve_columns(config, tables["train"], need_targets=need_targets)
     _check_columns(config, tables, columns)
     task = resolve_task(config, tables["train"], columns.target)
@@ -59,20 +69,57 @@ def prepare_data(config: DataConfig, *, seed: int, need_targets: bool = True) ->
     notes: list[str] = []
     built = _build(config, tables, columns, verbalizer, notes)
     splits = _split(config, built, seed, task, notes)
-    if verbalizer is not None:
+    if verbalizer is not None and rows is not None:
+        notes += _stream_label_notes(verbalizer, named=names is not None)
+    elif verbalizer is not None:
         labels = Counter(example.label for examples in splits.values() for example in examples if example.label)
         words = dict(zip(verbalizer.labels, verbalizer.words, strict=True))
         notes += label_notes(dict(labels), words, named=names is not None)
+    stream = _stream(config, rows, tables["train"], columns, verbalizer)
     return PreparedData(
         train=splits["train"],
         validation=splits.get("validation", []),
         test=splits.get("test", []),
         task=task,
         verbalizer=verbalizer,
-        report=_report(tables, built, splits, notes),
+        report=_report(tables, built, splits, notes, stream),
         text_columns=columns.text,
         target_column=columns.target,
+        stream=stream,
     )
+
+
+def _read(config: DataConfig) -> tuple[RowStream | None, dict[str, Table]]:
+    """All rows as tables; with `data.streaming` the training rows as a stream, and only its first ones as a table."""
+    if not config.streaming:
+        return None, read_splits(config)
+    rows, tables = read_streamed_splits(config)
+    return rows, {"train": rows.head(), **tables}
+
+
+def _stream(
+    config: DataConfig, rows: RowStream | None, head: Table, columns: Columns, verbalizer: Verbalizer | None
+) -> ExampleStream | None:
+    if rows is None:
+        return None
+    return ExampleStream(
+        rows=rows,
+        head=head,
+        columns=columns,
+        prefix=config.source_prefix,
+        verbalizer=verbalizer,
+        invalid_rows=config.invalid_rows,
+        buffer_size=config.shuffle_buffer_size,
+    )
+
+
+def _stream_label_notes(verbalizer: Verbalizer, *, named: bool) -> list[str]:
+    if named:
+        return []
+    return [
+        f"labels are those of the first {HEAD_ROWS:,} rows and of the other splits: {verbalizer}; a row with another"
+        " one would end the run, so give them all in data.label_names"
+    ]
 
 
 def load_evaluation_examples(
@@ -192,6 +239,11 @@ def _split(
 ) -> dict[str, list[Example]]:
     splits = {split: result.examples for split, result in built.items()}
     if "validation" not in splits and config.validation_split is not None:
+        if config.streaming:
+            raise ConfigError(
+                "rows of a stream cannot be held out by data.validation_split; give data.validation_file (or a data set"
+                " with a validation split), or set data.validation_split: null for a run without validation"
+            )
         by_label = task == "classification"
         splits["train"], held = train_validation_split(splits["train"], config.validation_split, seed, by_label)
         splits = {"train": splits["train"], "validation": held, **splits}
@@ -208,9 +260,16 @@ def _split(
 
 
 def _report(
-    tables: dict[str, Table], built: dict[str, Built], splits: dict[str, list[Example]], notes: list[str]
+    tables: dict[str, Table],
+    built: dict[str, Built],
+    splits: dict[str, list[Example]],
+    notes: list[str],
+    stream: ExampleStream | None,
 ) -> DataReport:
     reports = []
+    if stream is not None:
+        notes = [stream.line(), *notes]
+        splits = {split: examples for split, examples in splits.items() if split != "train"}
     for split, examples in splits.items():
         source = split if split in built else "train"  # a drawn validation split comes from the training rows
         dropped = built[split].dropped if split in built else {}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from spectune.config import DataConfig
 from spectune.data.columnar import load_hub, load_saved, read_parquet
@@ -17,6 +18,7 @@ from spectune.data.table import Table
 from spectune.data.wording import names_text
 from spectune.errors import DataError
 
+T = TypeVar("T")
 STARTER = "starter"
 STARTER_LABELS = ("negative", "neutral", "positive")
 
@@ -52,9 +54,14 @@ def read_splits(config: DataConfig) -> dict[str, Table]:
         tables = {"train": read_table(config.train_file)}
     given = {"validation": config.validation_file, "test": config.test_file}
     tables |= {split: read_table(file) for split, file in given.items() if file is not None}
-    if "train" not in tables:
-        raise DataError(f"{config.dataset_name} has no split 'train'; it has {names_text(list(tables))}")
+    check_train(config, tables)
     return tables
+
+
+def check_train(config: DataConfig, splits: Mapping[str, object]) -> None:
+    """Raises DataError when a data set has no training split."""
+    if "train" not in splits:
+        raise DataError(f"{config.dataset_name} has no split 'train'; it has {names_text(list(splits))}")
 
 
 def dataset_splits(name: str, config_name: str | None = None, revision: str | None = None) -> dict[str, Table]:
@@ -64,15 +71,25 @@ def dataset_splits(name: str, config_name: str | None = None, revision: str | No
     id on the hub.
     """
     path = resolve_data_path(name)
+    if is_saved_dataset(path):
+        return usual_splits(load_saved(path))
     if path.is_dir():
-        if any((path / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json")):
-            return _usual_splits(load_saved(path))
-        return _split_files(path)
+        return {split: read_table(file) for split, file in split_files(path).items()}
+    check_hub_id(name, path)
+    return usual_splits(load_hub(name, config_name, revision))
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a directory was written by `datasets` (`save_to_disk`)."""
+    return any((path / marker).is_file() for marker in ("dataset_dict.json", "dataset_info.json", "state.json"))
+
+
+def check_hub_id(name: str, path: Path) -> None:
+    """Raises DataError for what is no directory here and cannot be an id on the hub."""
     if path.is_file():
         raise DataError(f"{path} is a file; name it in data.train_file, not in data.dataset_name")
     if not _HUB_ID.fullmatch(name) or path != Path(name):
         raise DataError(missing(path, name))
-    return _usual_splits(load_hub(name, config_name, revision))
 
 
 def starter_splits() -> dict[str, Table]:
@@ -87,7 +104,8 @@ def starter_splits() -> dict[str, Table]:
     }
 
 
-def _usual_splits(tables: Mapping[str, Table]) -> dict[str, Table]:
+def usual_splits(tables: Mapping[str, T]) -> dict[str, T]:
+    """What lies under the usual names of the three splits; all of it where none of these names occurs."""
     chosen = {}
     for split, names in _SPLIT_NAMES.items():
         found = next((name for name in names if name in tables), None)
@@ -96,7 +114,8 @@ def _usual_splits(tables: Mapping[str, Table]) -> dict[str, Table]:
     return chosen or dict(tables)
 
 
-def _split_files(directory: Path) -> dict[str, Table]:
+def split_files(directory: Path) -> dict[str, Path]:
+    """The files of a directory that are named after splits. Raises DataError when there is no train file."""
     files: dict[str, Path] = {}
     for split, names in _SPLIT_NAMES.items():
         candidates = [directory / (name + suffix) for name in names for suffix in READERS]
@@ -108,4 +127,4 @@ def _split_files(directory: Path) -> dict[str, Table]:
             f"{directory} is neither a saved data set (`save_to_disk`) nor does it hold a train file"
             f" (train{', train'.join(READERS)})"
         )
-    return {split: read_table(path) for split, path in files.items()}
+    return files

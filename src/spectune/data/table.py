@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+Numbered = tuple[int | None, Mapping[str, Any]]
+"""A row, and the line of the file on which it starts, where it has lines."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -15,6 +18,8 @@ class Table:
     """How messages name it: the path, or data set and split."""
     columns: tuple[str, ...]
     rows: Sequence[Mapping[str, Any]]
+    numbers: Sequence[int] | None = None
+    """Number of each row where they are not 1, 2, 3, …: a part of a larger table."""
     lines: Sequence[int] | None = None
     """Line of the file on which each row starts (CSV, TSV, JSON lines, text)."""
     label_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -39,6 +44,13 @@ class Table:
         nested = row.get(name)
         return nested.get(key) if isinstance(nested, Mapping) else None
 
+    def number(self, index: int) -> int:
+        """The number by which people know the row at `index` (from 0): from 1, a header does not count."""
+        return index + 1 if self.numbers is None else self.numbers[index]
+
     def place(self, row: int) -> str:
-        """`row 4`, or `row 4 (line 5)` where the file has lines; `row` counts from 1."""
-        return f"row {row}" if self.lines is None else f"row {row} (line {self.lines[row - 1]})"
+        """`row 4`, or `row 4 (line 5)` where the file has lines; `row` is a row's number."""
+        if self.lines is None:
+            return f"row {row}"
+        index = row - 1 if self.numbers is None else self.numbers.index(row)
+        return f"row {row} (line {self.lines[index]})"

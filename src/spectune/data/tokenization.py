@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from spectune.config import DataConfig
+from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.examples import Example
 from spectune.data.wording import count, rows_text
 from spectune.errors import ConfigError, DataError
@@ -78,10 +78,12 @@ def tokenize_examples(
     *,
     max_source_length: int,
     max_target_length: int,
+    progress: Callable[[int], None] | None = None,
 ) -> TokenizedSet:
     """Token ids of all examples, cut to the given lengths (tokens, special ones included).
 
-    A target whose ids hold no end token gets one, as generation stops at nothing else.
+    A target whose ids hold no end token gets one, as generation stops at nothing else. `progress` is told of every
+    thousand texts that are done; each example has two, its source and its target.
 
     Raises:
         ConfigError: lengths that the tokenizer's special tokens use up.
@@ -89,14 +91,13 @@ def tokenize_examples(
     """
     _check_room(tokenizer, max_source_length, max_target_length)
     start = time.perf_counter()
-    sources = _encode(tokenizer, [example.source for example in examples], "text")
-    whole_targets = _encode(tokenizer, [example.target for example in examples], "text_target")
+    sources = _encode(tokenizer, [example.source for example in examples], "text", progress=progress)
     if any(example.target for example in examples):
-        whole_targets = _with_end(whole_targets, tokenizer.eos_token_id)
+        whole_targets = encode_targets([example.target for example in examples], tokenizer, progress)
     else:
         whole_targets = [[] for _ in examples]
-    input_ids = _cut(tokenizer, examples, sources, max_source_length, "source")
-    labels = _cut(tokenizer, examples, whole_targets, max_target_length, "target")
+    input_ids = _cut(tokenizer, [example.source for example in examples], sources, max_source_length, "source")
+    labels = _cut(tokenizer, [example.target for example in examples], whole_targets, max_target_length, "target")
     seconds = time.perf_counter() - start
     _check_not_empty(examples, input_ids)
     return TokenizedSet(
@@ -115,6 +116,21 @@ def tokenize_examples(
     )
 
 
+def tokenize_targets(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, *, max_target_length: int
+) -> list[list[int]]:
+    """Token ids of texts as `tokenize_examples` gives them for targets: ended, and cut to `max_target_length`."""
+    return _cut(tokenizer, texts, encode_targets(texts, tokenizer), max_target_length, "target")
+
+
+def encode_targets(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, progress: Callable[[int], None] | None = None
+) -> list[list[int]]:
+    """Ids of each target, not cut, the end token included."""
+    rows = _encode(tokenizer, texts, "text_target", progress=progress)
+    return [_ended(row, tokenizer.eos_token_id, None) for row in rows]
+
+
 def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:
     special = tokenizer.num_special_tokens_to_add()
     for side, length in (("source", source), ("target", target)):
@@ -131,14 +147,22 @@ def decode_texts(tokenizer: PreTrainedTokenizerBase, ids: list[list[int]]) -> li
     return [text.strip() for text in texts]
 
 
-def check_lengths(config: DataConfig, model_config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> list[str]:
+def check_lengths(
+    config: DataConfig,
+    model_config: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    evaluation: EvaluationConfig | None = None,
+) -> list[str]:
     """Refuses lengths beyond the model's positions; returns remarks on lengths beyond the tokenizer's advice.
 
     Models with relative positions (T5) have no limit.
 
     Raises:
-        ConfigError: `max_source_length` or `max_target_length` is more than the model has positions for.
+        ConfigError: `max_source_length` or `max_target_length`, or a length that `evaluation` lets outputs grow to, is
+            more than the model has positions for.
     """
+    if evaluation is not None:
+        _check_output_length(evaluation, position_limit(model_config, "target"))
     lengths = {"source": config.max_source_length, "target": config.max_target_length}
     for side, length in lengths.items():
         limit = position_limit(model_config, side)
@@ -153,6 +177,20 @@ def check_lengths(config: DataConfig, model_config: Any, tokenizer: PreTrainedTo
     return []
 
 
+def _check_output_length(config: EvaluationConfig, limit: int | None) -> None:
+    """The decoder reads the start token and all new tokens but the last."""
+    if limit is None:
+        return
+    longest = {"max_new_tokens": limit, "max_length": limit + 1}
+    for name, most in longest.items():
+        length = getattr(config, name)
+        if isinstance(length, int) and length > most:
+            raise ConfigError(
+                f"evaluation.{name} {length} is more than the {limit} positions of this model's decoder can write; "
+                f"set it to {most} or less"
+            )
+
+
 def position_limit(model_config: Any, side: str) -> int | None:
     """The most tokens of `side` ("source" or "target") the model has positions for; None without a limit."""
     stack = getattr(model_config, _STACKS[side], None)
@@ -165,7 +203,11 @@ def position_limit(model_config: Any, side: str) -> int | None:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], side: str, max_length: int | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    side: str,
+    max_length: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Ids of each text through the tokenizer's `text` or `text_target` door, which may differ (language codes)."""
     cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length is not None else {}
@@ -174,6 +216,8 @@ def _encode(
         # verbose=False: over-long texts are counted here, the tokenizer need not warn of them.
         encoded = tokenizer(**{side: batch}, verbose=False, return_attention_mask=False, **cut)
         ids.extend(encoded["input_ids"])
+        if progress is not None:
+            progress(len(batch))
     return ids
 
 
@@ -183,21 +227,15 @@ def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _cut(
-    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], ids: Sequence[list[int]], limit: int, side: str
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], ids: Sequence[list[int]], limit: int, side: str
 ) -> list[list[int]]:
-    """`ids` with the over-long ones encoded anew, cut by the tokenizer, which keeps its special tokens."""
+    """`ids` of `texts` with the over-long ones encoded anew, cut by the tokenizer, which keeps its special tokens."""
     result = list(ids)
     long = [index for index, row in enumerate(ids) if len(row) > limit]
-    texts = [examples[index].source if side == "source" else examples[index].target for index in long]
-    for index, row in zip(
-        long, _encode(tokenizer, texts, "text" if side == "source" else "text_target", limit), strict=True
-    ):
+    door = "text" if side == "source" else "text_target"
+    for index, row in zip(long, _encode(tokenizer, [texts[index] for index in long], door, limit), strict=True):
         result[index] = row if side == "source" else _ended(row, tokenizer.eos_token_id, limit)
     return result
-
-
-def _with_end(rows: Iterable[list[int]], end: int | None) -> list[list[int]]:
-    return [_ended(row, end, None) for row in rows]
 
 
 def _ended(row: list[int], end: int | None, limit: int | None) -> list[int]:

@@ -38,10 +38,12 @@ def load_base(
     options: dict[str, Any] = {}
     if quantization is not None:
         options = {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
-    with _without_bar():
+    with without_bar():
         loaded: Any = AutoModelForSeq2SeqLM.from_pretrained(
             location, revision=revision or "main", dtype=dtype, trust_remote_code=trust_remote_code, **options
         )
+    _forget_lengths(loaded)
+    _cast_routers(loaded)
     if quantization is None:
         return cast(PreTrainedModel, loaded.to(device))
     _keep_weights(loaded)
@@ -49,7 +51,7 @@ def load_base(
 
 
 @contextmanager
-def _without_bar() -> Iterator[None]:
+def without_bar() -> Iterator[None]:
     """transformers' bar over the weights of a model takes a line of its own, for a second; downloads keep theirs."""
     shown = hub_logging.is_progress_bar_enabled()
     hub_logging.disable_progress_bar()
@@ -68,6 +70,8 @@ def without_peft_chatter() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
         # it looks for LoRA's kind of rank_pattern in AdaLoRA's, and finds none
         warnings.filterwarnings("ignore", message=".*rank_pattern keys did not match.*")
+        # GPT-2's matrices are transposed, those beside them are not; it sees that by itself, matrix by matrix
+        warnings.filterwarnings("ignore", message=".*fan_in_fan_out is set to .* but the target module.*")
         yield
 
 
@@ -81,6 +85,36 @@ def quantization_config(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _forget_lengths(base: Any) -> None:
+    """BigBird-Pegasus goes over to full attention at its first short batch and stays there: what it then says of a long
+    text depends on what it has read before. Here each batch decides for itself."""
+    encoder = base.get_encoder()
+    if getattr(encoder, "attention_type", None) == "block_sparse" and hasattr(encoder, "set_attention_type"):
+        blocks = 5 + 2 * base.config.num_random_blocks
+        encoder.register_forward_pre_hook(_AttentionByLength(blocks * base.config.block_size), with_kwargs=True)
+
+
+def _cast_routers(base: Any) -> None:
+    """Routers of Switch and NLLB-MoE turn their weights into float32 when they are first used. In an evaluation that
+    would make weights which no gradient can pass through any more."""
+    for module in base.modules():
+        if hasattr(module, "expert_capacity") and module.classifier.weight.is_floating_point():
+            module.classifier.to(module.dtype)
+
+
+class _AttentionByLength:
+    """Before BigBird's encoder: the kind of attention that the batch's length allows. A class, so that it copies."""
+
+    def __init__(self, longest_full: int) -> None:
+        self.longest_full = longest_full
+
+    def __call__(self, encoder: Any, args: Any, kwargs: Any) -> None:
+        tokens = args[0] if args else kwargs.get("input_ids")
+        length = (kwargs["inputs_embeds"] if tokens is None else tokens).shape[1]
+        with torch.device("meta"):  # it makes new matrices, and then takes the old ones over
+            encoder.set_attention_type("original_full" if length <= self.longest_full else "block_sparse")
 
 
 def _keep_weights(base: PreTrainedModel) -> None:

@@ -18,6 +18,9 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, Pr
 
 AfterBatch = Callable[[list[int], Any, Tensor], None]
 """Called with a batch's row numbers, its encoder's output and its attention mask (rows, longest)."""
+GLOBAL_ATTENTION = "global_attention"
+FIRST_TOKEN = "first_token"
+"""Value of this entry of a generation config: LED's first token attends to all tokens, and all to it."""
 _LEAVE_SHARE = 8  # finished rows leave a batch once they are an eighth of it: before, copying the caches costs more
 
 
@@ -31,17 +34,29 @@ def base_of(model: nn.Module) -> PreTrainedModel:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; on leaving every module has the mode it had."""
+    """Evaluation mode inside; on leaving every module has the mode it had.
+
+    NLLB-MoE's routers write the capacity of an evaluated batch over the one that they train with; they get it back.
+    """
     former = [(module, module.training) for module in model.modules()]
+    routers: list[Any] = [module for module, _ in former if hasattr(module, "expert_capacity")]
+    capacities = [router.expert_capacity for router in routers]
     model.eval()
     try:
         yield
     finally:
+        for router, capacity in zip(routers, capacities, strict=True):
+            router.expert_capacity = capacity
         # Through train() first: modules may act on a change of mode. Then the modules that differed from the root.
         model.train(former[0][1])
         for module, training in former:
             if module.training != training:
                 module.training = training
+
+
+def copy_of_output(output: Any) -> Any:
+    """A module's output with the same tensors, whose entries may be replaced without harm to `output`."""
+    return type(output)(**output) if isinstance(output, dict) else output
 
 
 @contextmanager
@@ -50,7 +65,7 @@ def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
     latest: list[Any] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        latest[:] = [type(output)(**output) if isinstance(output, dict) else output]  # beams repeat its rows in place
+        latest[:] = [copy_of_output(output)]  # beams repeat its rows in place
 
     hook = model.get_encoder().register_forward_hook(keep)
     try:
@@ -60,7 +75,7 @@ def _encoder_output(model: PreTrainedModel) -> Iterator[list[Any]]:
 
 
 @contextmanager
-def _own_decoding_defaults(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+def own_decoding_defaults(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """Make `config` the model's own: `generate` fills every field that is None from the model's, not from neutral."""
     former = model.generation_config
     model.generation_config = config
@@ -94,6 +109,13 @@ def pad_right(rows: Sequence[Sequence[int]], padding: int, device: torch.device)
     return ids.to(device), mask.to(device)
 
 
+def first_token_mask(mask: Tensor) -> Tensor:
+    """LED's `global_attention_mask`, for an attention mask (rows, length): 1 at the first token, else 0."""
+    chosen = torch.zeros_like(mask)
+    chosen[:, 0] = 1
+    return chosen
+
+
 @torch.inference_mode()
 def generate_texts(
     model: nn.Module,
@@ -122,11 +144,13 @@ def generate_texts(
     padding = padding_id(base, tokenizer)
     texts = [""] * len(input_ids)
     search = {"custom_generate": greedy} if config.num_beams == 1 and not config.do_sample else {}
-    with evaluation_mode(model), _own_decoding_defaults(base, config), _encoder_output(base) as encoded:
+    first_is_global = getattr(config, GLOBAL_ATTENTION, None) == FIRST_TOKEN
+    with evaluation_mode(model), own_decoding_defaults(base, config), _encoder_output(base) as encoded:
         for rows in batches_by_length([len(row) for row in input_ids], batch_size):
             ids, mask = pad_right([input_ids[row] for row in rows], padding, base.device)
+            chosen = {"global_attention_mask": first_token_mask(mask)} if first_is_global else {}
             generated = model.generate(  # type: ignore[operator]
-                input_ids=ids, attention_mask=mask, generation_config=config, **search
+                input_ids=ids, attention_mask=mask, generation_config=config, **chosen, **search
             )
             for row, text in zip(rows, decode(tokenizer, generated), strict=True):
                 texts[row] = text
@@ -176,19 +200,19 @@ def greedy(
         going = (~done).nonzero().flatten()
         if not len(going):
             return sequences[:, : input_ids.shape[1]]
-        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and _can_shrink(inputs.get("past_key_values")):
-            inputs = _select(inputs, going, len(rows))
+        if _LEAVE_SHARE * (len(rows) - len(going)) >= len(rows) and can_select(inputs.get("past_key_values")):
+            inputs = select_rows(inputs, going, len(rows))
             rows, done, input_ids = rows[going], done[going], input_ids[going]
 
 
-def _can_shrink(cache: Any) -> bool:
-    """Whether rows may be taken out of this cache; of no cache nothing needs to be taken."""
+def can_select(cache: Any) -> bool:
+    """Whether rows of this cache may be chosen; of no cache nothing needs to be."""
     if not isinstance(cache, EncoderDecoderCache):
         return cache is None
     return all(type(part) is DynamicCache for part in (cache.self_attention_cache, cache.cross_attention_cache))
 
 
-def _select(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
+def select_rows(inputs: dict[str, Any], going: Tensor, rows: int) -> dict[str, Any]:
     """The inputs of the rows `going`, of `rows` rows; the cache is cut in place."""
 
     def chosen(value: Any) -> Any:

@@ -16,9 +16,20 @@ from transformers import PreTrainedTokenizerBase
 from spectune.data.collation import padded_labels
 from spectune.data.examples import Example
 from spectune.data.tokenization import TokenizedSet
+from spectune.evaluation.constrained import LabelDecoder, LabelOutputs
+from spectune.evaluation.decoding import AfterBatch
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config, generation_model
+from spectune.evaluation.label_trie import LabelTrie
 from spectune.evaluation.loss import CrossEntropySum
-from spectune.evaluation.metrics import LOSS, LOSS_SIGNATURE, Metric, compute_metrics, confusion
+from spectune.evaluation.metrics import (
+    LOSS,
+    LOSS_SIGNATURE,
+    Metric,
+    compute_metrics,
+    confusion,
+    constrained_metrics,
+    text_metrics,
+)
 from spectune.files import write_text
 
 
@@ -33,6 +44,8 @@ class Evaluation:
     """Counts of label against prediction (`metrics.confusion`), for classification."""
     rows: int
     seconds: float
+    constrained: LabelOutputs | None = None
+    """What was decoded under the labels alone, where that was asked for; its seconds are among `seconds`."""
 
 
 def evaluate_examples(
@@ -46,6 +59,7 @@ def evaluate_examples(
     labels: Sequence[str] | None = None,
     task: str,
     with_loss: bool = True,
+    trie: LabelTrie | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Generate for every example and score it.
@@ -60,12 +74,16 @@ def evaluate_examples(
         labels: the label words, for classification.
         task: the run's task; classification also gets a confusion table.
         with_loss: also compute `eval_loss`; naming it in `metric_names` does the same.
+        trie: of the labels; also decodes under them alone and computes `metrics.CONSTRAINED`.
         on_batch: called with the number of rows after each generated batch.
     """
     started = time.monotonic()
     if not examples or len(examples) != len(tokenized.input_ids):
         raise ValueError(f"{len(examples)} examples against {len(tokenized.input_ids)} tokenised rows")
     loss = CrossEntropySum(model) if with_loss or LOSS in metric_names else None
+    decoder = None if trie is None else LabelDecoder(model, trie, settings, len(examples))
+    after: list[AfterBatch] = [] if loss is None else [partial(_add_loss, loss, tokenized)]
+    after += [] if decoder is None else [decoder.add]
     with generation_model(model) as generator:
         predictions = generate_texts(
             generator,
@@ -74,9 +92,15 @@ def evaluate_examples(
             generation_config(model, settings),
             batch_size=settings.batch_size,
             on_batch=on_batch,
-            after_batch=None if loss is None else partial(_add_loss, loss, tokenized),
+            after_batch=partial(_each, after),
         )
-    return _scored(examples, predictions, metric_names, labels, task, loss, started)
+    constrained = None if decoder is None else decoder.outputs()
+    return _scored(examples, predictions, metric_names, labels, task, loss, constrained, started)
+
+
+def _each(after: Sequence[AfterBatch], rows: list[int], encoded: Any, mask: Tensor) -> None:
+    for one in after:
+        one(rows, encoded, mask)
 
 
 def _scored(
@@ -86,19 +110,23 @@ def _scored(
     labels: Sequence[str] | None,
     task: str,
     loss: CrossEntropySum | None,
+    constrained: LabelOutputs | None,
     started: float,
 ) -> Evaluation:
+    references = [accepted_texts(example) for example in examples]
     metrics = compute_metrics(
-        [name for name in metric_names if name != LOSS],
+        text_metrics(metric_names),
         predictions=predictions,
-        references=[accepted_texts(example) for example in examples],
+        references=references,
         labels=labels,
     )
+    if constrained is not None:
+        metrics |= constrained_metrics(constrained.predictions, references, constrained.words)
     if loss is not None:
         metrics[LOSS] = Metric(loss.mean(), LOSS_SIGNATURE)
     targets = [example.target for example in examples]
     counts = confusion(predictions, targets, labels) if labels is not None and task == "classification" else None
-    return Evaluation(metrics, predictions, counts, len(examples), time.monotonic() - started)
+    return Evaluation(metrics, predictions, counts, len(examples), time.monotonic() - started, constrained)
 
 
 def _add_loss(loss: CrossEntropySum, tokenized: TokenizedSet, rows: list[int], encoded: Any, mask: Tensor) -> None:
@@ -112,12 +140,22 @@ def accepted_texts(example: Example) -> Sequence[str]:
     return example.references or (example.target,)
 
 
-def write_predictions(path: str | Path, examples: Sequence[Example], predictions: Sequence[str]) -> None:
-    """JSON lines `{"text", "target", "prediction"}`, with `references` where a row has several; whole or not at all."""
+def write_predictions(
+    path: str | Path,
+    examples: Sequence[Example],
+    predictions: Sequence[str],
+    constrained: LabelOutputs | None = None,
+) -> None:
+    """JSON lines `{"text", "target", "prediction"}`, with `references` where a row has several; whole or not at all.
+
+    With `constrained` also what `LabelOutputs.record` says of a row.
+    """
     records = []
-    for example, prediction in zip(examples, predictions, strict=True):
+    for row, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
         record: dict[str, Any] = {"text": example.source, "target": example.target, "prediction": prediction}
         if len(accepted_texts(example)) > 1:
             record["references"] = list(accepted_texts(example))
+        if constrained is not None:
+            record |= constrained.record(row)
         records.append(json.dumps(record, ensure_ascii=False) + "\n")
     write_text(Path(path), "".join(records))

@@ -61,17 +61,20 @@ class GenerationSettings:
             raise ValueError("give exactly one of max_new_tokens and max_length")
 
 
-def resolve_settings(config: EvaluationConfig, longest_target: int) -> GenerationSettings:
+def resolve_settings(config: EvaluationConfig, longest_target: int, limit: int | None = None) -> GenerationSettings:
     """Settings with `auto` resolved.
 
     Args:
         config: the run file's section.
         longest_target: tokens of the longest target, the end token included. Two more are granted, so that an output
             that runs on is seen as one and not cut into a right answer.
+        limit: the most tokens that the decoder has positions for (`position_limit`), where it has a limit.
     """
     max_new_tokens: int | None = None
-    if config.max_length is None:
-        max_new_tokens = longest_target + 2 if config.max_new_tokens == "auto" else config.max_new_tokens
+    if config.max_length is None and config.max_new_tokens == "auto":
+        max_new_tokens = min(longest_target + 2, limit or longest_target + 2)
+    elif config.max_length is None:
+        max_new_tokens = int(config.max_new_tokens)
     return GenerationSettings(
         num_beams=config.num_beams,
         max_new_tokens=max_new_tokens,

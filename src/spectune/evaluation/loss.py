@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spectune.evaluation.decoding import base_of, evaluation_mode
+from spectune.teacher_forcing import decoder_inputs
 
 IGNORED = -100
 
@@ -39,9 +40,7 @@ class CrossEntropySum:
             inputs: the rest of what the model's forward takes; `encoder_outputs` saves the encoder.
         """
         labels = labels.to(self._base.device)
-        # with labels the model would compute a loss of its own, which nobody needs
-        shifted = self._base.prepare_decoder_input_ids_from_labels(labels)
-        logits = self._base(decoder_input_ids=shifted, **inputs).logits
+        logits = self._base(decoder_input_ids=decoder_inputs(self._base, labels), **inputs).logits
         self._sums.append(_summed_cross_entropy(logits, labels))
         self._counts.append((labels != IGNORED).sum())
 

@@ -3,15 +3,15 @@
 A signature says all that the number depends on besides the texts (library and version, options, references). Two
 numbers whose signatures differ are not compared; the idea is sacrebleu's (`sacrebleu/metrics/base.py`).
 
-`exact_match`, `accuracy`, `macro_f1` and `non_label_share` are in 0–1; `rouge1`, `rouge2`, `rougeL`, `bleu` and `chrf`
-in 0–100. Importing this module is cheap: the libraries are imported by the metric that needs them.
+`exact_match`, `accuracy`, `macro_f1`, `non_label_share` and the `constrained_` ones are in 0–1; `rouge1`, `rouge2`,
+`rougeL`, `bleu` and `chrf` in 0–100. Importing this module is cheap: a metric imports its library itself.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from spectune.errors import ConfigError
@@ -37,6 +37,9 @@ class _Texts:
 LOSS = "eval_loss"
 """Computed from logits, not from texts (`evaluation.loss`), but chosen and compared like any other metric."""
 
+CONSTRAINED: Mapping[str, str] = {"constrained_accuracy": "accuracy", "constrained_macro_f1": "macro_f1"}
+"""The metric of free texts that each is, over what was decoded under the labels (`evaluation.constrained`)."""
+
 LOSS_SIGNATURE = "unit:nats/target token|penalty:no|softmax:float32"
 
 _DEFAULTS: Mapping[str, tuple[str, ...]] = {
@@ -54,38 +57,45 @@ def default_metrics(task: str) -> tuple[str, ...]:
     return _DEFAULTS[task]
 
 
-def resolve_metrics(names: Sequence[str] | str, task: str) -> tuple[str, ...]:
+def resolve_metrics(names: Sequence[str] | str, task: str, constrained: bool = False) -> tuple[str, ...]:
     """The metrics to compute: the task's own for `"auto"`, else `names`, checked and without repetitions.
 
+    With `constrained` (`evaluation.constrain_labels`) those of the constrained decoding are always among them.
+
     Raises:
-        ConfigError: a name is unknown, or needs labels and the task has none.
+        ConfigError: a name is unknown, needs labels and the task has none, or needs `constrained`.
     """
     if isinstance(names, str):
-        return default_metrics(task) if names == "auto" else resolve_metrics([names], task)
-    check_metrics(names, task)
+        names = default_metrics(task) if names == "auto" else [names]
+    names = [*names, *CONSTRAINED] if constrained else names
+    check_metrics(names, task, constrained)
     return tuple(dict.fromkeys(names))
 
 
-def choose_metrics(names: Sequence[str] | str, best: str | None, task: str) -> tuple[tuple[str, ...], str]:
+def choose_metrics(
+    names: Sequence[str] | str, best: str | None, task: str, constrained: bool = False
+) -> tuple[tuple[str, ...], str]:
     """The metrics of a run, and the one that chooses the best checkpoint: the task's first unless `best` names one.
 
     Raises:
         ConfigError: as `resolve_metrics`, or a `best` that this run does not compute.
     """
-    chosen = resolve_metrics(names, task)
+    chosen = resolve_metrics(names, task, constrained)
     computed = dict.fromkeys((*chosen, LOSS))
+    if best in CONSTRAINED and not constrained:
+        raise ConfigError(f"evaluation.metric_for_best_model {best} needs evaluation.constrain_labels: true")
     if best is not None and best not in computed:
         raise ConfigError(f"evaluation.metric_for_best_model {best} is not among this run's: {', '.join(computed)}")
     return chosen, best or chosen[0]
 
 
-def check_metrics(names: Sequence[str], task: str) -> None:
+def check_metrics(names: Sequence[str], task: str, constrained: bool = False) -> None:
     """Refuse names that cannot be computed for this task; `eval_loss` is a name like the others.
 
     Raises:
-        ConfigError: a name is unknown, or needs labels and the task has none.
+        ConfigError: a name is unknown, needs labels and the task has none, or needs `constrained`.
     """
-    known = [*_METRICS, LOSS]
+    known = [*_METRICS, *CONSTRAINED, LOSS]
     for name in names:
         if name not in known:
             # Compared in lower case, so that `ROUGE-L` and `BLEU` find their names.
@@ -93,10 +103,17 @@ def check_metrics(names: Sequence[str], task: str) -> None:
             nearest = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
             hint = f"did you mean {by_folded[nearest[0]]}?" if nearest else f"choose from {', '.join(known)}"
             raise ConfigError(f"unknown metric {name!r}: {hint}")
-        if name in _LABEL_METRICS and task != "classification":
+        if CONSTRAINED.get(name, name) in _LABEL_METRICS and task != "classification":
             raise ConfigError(
                 f"metric {name} counts labels, which task {task} has none of; set data.task: classification"
             )
+        if name in CONSTRAINED and not constrained:
+            raise ConfigError(f"metric {name} needs evaluation.constrain_labels: true")
+
+
+def text_metrics(names: Sequence[str]) -> list[str]:
+    """Those of `names` that `compute_metrics` computes: from free texts, neither logits nor constrained labels."""
+    return [name for name in names if name in _METRICS]
 
 
 def higher_is_better(name: str) -> bool:
@@ -134,6 +151,17 @@ def compute_metrics(
         [label.strip() for label in labels or ()],
     )
     return {name: _METRICS[name](name, texts) for name in names}
+
+
+def constrained_metrics(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], labels: Sequence[str]
+) -> dict[str, Metric]:
+    """`CONSTRAINED` over labels that were decoded as nothing else could be; arguments as in `compute_metrics`."""
+    found = compute_metrics(list(CONSTRAINED.values()), predictions=predictions, references=references, labels=labels)
+    return {
+        name: replace(found[free], signature=found[free].signature.replace("non-label:wrong", "decoding:label trie"))
+        for name, free in CONSTRAINED.items()
+    }
 
 
 def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from spectune.data.examples import Example
 from spectune.errors import AdapterError
 from spectune.evaluation.decoding import batches_by_length
 from spectune.evaluation.evaluate import accepted_texts
-from spectune.evaluation.metrics import LOSS, compute_metrics
+from spectune.evaluation.metrics import compute_metrics, text_metrics
 
 MAX_ROWS = 1000
 _CHILD = Path(__file__).with_name("reload_child.py")
@@ -82,7 +82,7 @@ def prove_reload(
         examples: rows the live model generated for, in that order; at most 1,000 of them are compared.
         live_predictions: one text per example.
         conditions: of the live run.
-        metric_names: metrics to report of both sides; `eval_loss` is left out.
+        metric_names: metrics to report of both sides; those of free texts; the others are left out.
         labels: label words, for the metrics that need them.
 
     Raises:
@@ -187,7 +187,7 @@ def _values(
     names: Sequence[str], predictions: Sequence[str], rows: Sequence[Example], labels: Sequence[str] | None
 ) -> dict[str, float]:
     metrics = compute_metrics(
-        [name for name in names if name != LOSS],
+        text_metrics(names),
         predictions=predictions,
         references=[accepted_texts(example) for example in rows],
         labels=labels,

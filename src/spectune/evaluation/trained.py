@@ -13,12 +13,18 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from spectune.data.examples import Example
+from spectune.data.languages import set_languages
 from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, tokenize_examples
 from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
+from spectune.evaluation.constrained import LabelDecoder, LabelOutputs
+from spectune.evaluation.decoding import AfterBatch
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
+from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
+from spectune.evaluation.global_attention import set_global_attention
+from spectune.evaluation.label_trie import LabelTrie, label_trie
 from spectune.evaluation.metrics import resolve_metrics
 from spectune.formats.adapter_files import WEIGHTS, read_adapter_config
 from spectune.formats.adapter_settings import AdapterSettings
@@ -50,6 +56,7 @@ class TrainedAdapter:
     def evaluate(self, examples: Sequence[Example]) -> Evaluation:
         """Score examples, with the run's metrics and decoding."""
         settings, verbalizer = self.settings, self.settings.verbalizer
+        trie = self._trie() if settings.evaluation.constrain_labels else None
         tokenized = self._tokenize(examples)
         longest = min(tokenized.truncation.longest_target, settings.data.max_target_length)
         return evaluate_examples(
@@ -58,13 +65,29 @@ class TrainedAdapter:
             examples,
             tokenized,
             settings=resolve_settings(settings.evaluation, longest),
-            metric_names=resolve_metrics(settings.evaluation.metrics, settings.task),
+            metric_names=resolve_metrics(settings.evaluation.metrics, settings.task, trie is not None),
             labels=None if verbalizer is None else verbalizer.words,
             task=settings.task,
+            trie=trie,
         )
 
     def predict(self, examples: Sequence[Example]) -> list[str]:
         """One output per example, in order."""
+        return self._generate(examples, None)
+
+    def classify(self, examples: Sequence[Example]) -> tuple[list[str], LabelOutputs]:
+        """The outputs of `predict`, and what is decoded under the labels alone.
+
+        Raises:
+            AdapterError: the adapter knows no labels.
+            ConfigError: two labels are the same tokens.
+        """
+        trie = self._trie()
+        settings = resolve_settings(self.settings.evaluation, self.settings.data.max_target_length)
+        decoder = LabelDecoder(self.model, trie, settings, len(examples))
+        return self._generate(examples, decoder.add), decoder.outputs()
+
+    def _generate(self, examples: Sequence[Example], after_batch: AfterBatch | None) -> list[str]:
         settings = resolve_settings(self.settings.evaluation, self.settings.data.max_target_length)
         with generation_model(self.model) as generator:
             return generate_texts(
@@ -73,7 +96,12 @@ class TrainedAdapter:
                 self._tokenize(examples).input_ids,
                 generation_config(self.model, settings),
                 batch_size=settings.batch_size,
+                after_batch=after_batch,
             )
+
+    def _trie(self) -> LabelTrie:
+        words = self.settings.label_words()
+        return label_trie(words, self.tokenizer, self.settings.data.max_target_length)
 
     def _tokenize(self, examples: Sequence[Example]) -> TokenizedSet:
         return tokenize_examples(
@@ -117,7 +145,11 @@ def load_adapter(
     with _one_line_of(source), without_peft_chatter():
         model: PeftModel = PeftModel.from_pretrained(base, source)
     check_loaded(weights, tensors, model, "default")
-    return TrainedAdapter(model.eval(), _load_tokenizer(source, name), settings)
+    tokenizer = _load_tokenizer(source, name)
+    set_languages(tokenizer, settings.data, required=False)
+    set_first_tokens(base, tokenizer)
+    set_global_attention(base, settings.global_attention)
+    return TrainedAdapter(model.eval(), tokenizer, settings)
 
 
 @contextmanager

@@ -78,11 +78,27 @@ def _check_pattern(path: Path, config: Mapping[str, Any]) -> None:
         raise AdapterError(f"{path} is damaged: rank_pattern has not {slots} (init_r) flags for each matrix; {_REMEDY}")
 
 
-def kept_ranks(config: Mapping[str, Any]) -> dict[str, int] | None:
-    """Matrix → triplets that the file holds, from a checked configuration; None where every one of init_r is kept."""
+def kept_slots(config: Mapping[str, Any]) -> dict[str, list[int]] | None:
+    """Matrix → numbers (0 to init_r − 1) of the triplets that the file holds, in its order; None where all are kept."""
     pattern = config.get("rank_pattern") or {}
     matches = {name: _MATRIX.fullmatch(name) for name in pattern}
-    return {match["matrix"]: sum(pattern[name]) for name, match in matches.items() if match} or None
+    kept = {
+        match["matrix"]: [slot for slot, alive in enumerate(pattern[name]) if alive]
+        for name, match in matches.items()
+        if match
+    }
+    return kept or None
+
+
+def kept_ranks(config: Mapping[str, Any]) -> dict[str, int] | None:
+    """Matrix → triplets that the file holds, from a checked configuration; None where every one of init_r is kept."""
+    kept = kept_slots(config)
+    return None if kept is None else {name: len(slots) for name, slots in kept.items()}
+
+
+def scale(config: Mapping[str, Any]) -> float:
+    """s of ΔW = s · P Λ Q, from a checked configuration. PEFT divides by init_r + 1e-5, pruned or not."""
+    return float(config["lora_alpha"]) / (float(config["init_r"]) + 1e-5)
 
 
 def _is_number(value: Any, *, whole: bool = False) -> bool:

@@ -17,6 +17,8 @@ from spectune.hub import hub_trouble
 from spectune.manifest import MANIFEST, verify_manifest
 
 CONFIG, WEIGHTS, SETTINGS = "adapter_config.json", "adapter_model.safetensors", "spectune.json"
+IMPORTANCE = "importance.safetensors"
+"""The scores of the last allocation: what a smaller budget is chosen by."""
 DOCUMENTS = ("README.md",)
 """What people read and programs do not: it may be edited."""
 _HUB_ID = re.compile(r"\w[\w.\-]*/\w[\w.\-]*")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.verbalizer import Verbalizer
@@ -24,10 +25,32 @@ class AdapterSettings:
     verbalizer: Verbalizer | None = None
     dtype: str = "float32"
     quantization: str | None = None
+    global_attention: Literal["auto", "none"] = "none"
+    """LED: `none` is what plain transformers does unless it is given a mask."""
     base: str | None = None
     """SHA-256 of the base's weights in that precision."""
     base_name: str | None = None
     """The base as the run file named it."""
+
+    def label_words(self) -> tuple[str, ...]:
+        """The words of the labels. Raises AdapterError where the adapter knows none."""
+        if self.verbalizer is None:
+            raise AdapterError(
+                f"the adapter's task is {self.task}, which has no labels to decode under (constrain_labels); "
+                "only an adapter of a classification has"
+            )
+        return self.verbalizer.words
+
+    def constrained(self, constrain_labels: bool | None) -> AdapterSettings:
+        """With `evaluation.constrain_labels` as the caller wants it; None leaves it as the run had it.
+
+        Raises:
+            AdapterError: it is to be true, and the adapter knows no labels.
+        """
+        wanted = self.evaluation.constrain_labels if constrain_labels is None else constrain_labels
+        if wanted:
+            self.label_words()
+        return replace(self, evaluation=self.evaluation.model_copy(update={"constrain_labels": wanted}))
 
     @classmethod
     def read(cls, path: Path) -> AdapterSettings:
@@ -44,6 +67,7 @@ class AdapterSettings:
                 verbalizer=None if labels is None else Verbalizer.from_dict(labels),
                 dtype=str(found["dtype"]),
                 quantization=found.get("quantization"),
+                global_attention="auto" if found.get("global_attention") == "auto" else "none",
                 base=found.get("base_sha256"),
                 base_name=found.get("base_name"),
             )

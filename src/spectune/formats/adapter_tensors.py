@@ -21,6 +21,7 @@ from spectune.formats.adapter_config import kept_ranks
 PREFIX = "base_model.model."
 _ENTRY = re.compile(r"(?P<matrix>.+)\.lora_(?P<kind>[AEB])")
 _TOKENS = ".trainable_tokens_"
+_WRAPPED_BIAS = ".base_layer.bias"
 _ROUNDING = 2.0**-7
 _REMEDY = "copy or download the adapter again"
 Entries = dict[str, dict[str, Tensor]]
@@ -43,7 +44,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def split_entries(tensors: Mapping[str, Tensor]) -> tuple[Entries, dict[str, Tensor]]:
-    """Triplets as matrix → kind (A, E, B) → tensor, and what else the file holds by its name in the base model."""
+    """Triplets as matrix → kind (A, E, B) → tensor, and what else the file holds, both without PEFT's prefix."""
     entries: Entries = {}
     rest: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
@@ -54,6 +55,12 @@ def split_entries(tensors: Mapping[str, Tensor]) -> tuple[Entries, dict[str, Ten
         else:
             rest[name] = tensor
     return entries, rest
+
+
+def unwrapped(name: str) -> str:
+    """The name in the base of a tensor beside the triplets: PEFT saves an adapted matrix's bias inside its wrapper."""
+    matrix = name.removesuffix(_WRAPPED_BIAS)
+    return name if matrix == name else f"{matrix}.bias"
 
 
 def check_tensors(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -103,7 +110,8 @@ def check_fit(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tenso
     for name, tensor in rest.items():
         if _TOKENS in name:  # rows of an embedding; PEFT's configuration says which
             continue
-        if name not in own or own[name].shape != tensor.shape:
+        place = unwrapped(name)
+        if place not in own or own[place].shape != tensor.shape:
             raise AdapterError(f"{path} is of another base: it holds {name}, which the base has not, or not so large")
     for entry in config.get("modules_to_save") or []:
         for name in own:

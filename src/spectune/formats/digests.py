@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,24 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     content = [sorted(tokenizer.get_vocab().items()), sorted(special.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def serialized_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over all that a tokenizer saves: vocabulary, special tokens, normaliser, languages, sides; not its path.
+
+    The truncation and padding that its last call left behind do not count, each call has its own. Two tokenizers of one
+    digest, in the same versions of their libraries, give the same ids for any text.
+    """
+    digest = hashlib.sha256(type(tokenizer).__name__.encode())
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        for path in sorted(Path(directory).rglob("*")):
+            if path.is_file():
+                content = path.read_bytes()
+                if path.name == "tokenizer.json":
+                    content = json.dumps(json.loads(content) | {"truncation": None, "padding": None}).encode()
+                digest.update(f"{path.relative_to(directory)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""The model card: `README.md` of `adapter/`, what a person who is handed the adapter needs to know.
+"""The model card: `README.md` of an adapter and of its exports, what a person who is handed one needs to know.
 
 All values come from outside (file names, label words, a base model's name) and are escaped, so that a text is shown
 and neither rendered nor run.
@@ -10,7 +10,7 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -28,6 +28,17 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 adapter = "PATH_OR_HUB_ID"
 base = AutoModelForSeq2SeqLM.from_pretrained(PeftConfig.from_pretrained(adapter).base_model_name_or_path{revision})
 model, tokenizer = PeftModel.from_pretrained(base, adapter), AutoTokenizer.from_pretrained(adapter)"""
+_GLOBAL = """\
+inputs = tokenizer(texts, return_tensors="pt", padding=True)
+inputs["global_attention_mask"] = torch.zeros_like(inputs["input_ids"])
+inputs["global_attention_mask"][:, 0] = 1
+outputs = model.generate(**inputs, generation_config=GenerationConfig.from_pretrained(adapter))"""
+
+_LOAD_MERGED = """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+place = "PATH_OR_HUB_ID"
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(place, dtype="auto"), AutoTokenizer.from_pretrained(place)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +56,10 @@ class CardFacts:
     rows: Mapping[str, int] = field(default_factory=dict)
     """Split → rows used."""
     label_words: Sequence[str] = ()
+    languages: tuple[str, str] | None = None
+    """Codes of source and target."""
+    first_token_global: bool = False
+    """LED: the first token has global attention, which a caller of `generate` has to ask for."""
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Name → {"value", "signature"}, as in `summary.json`."""
     rank_summary: Sequence[Mapping[str, Any]] = ()
@@ -73,6 +88,60 @@ def model_card(facts: CardFacts) -> str:
         _section("Metrics", _metrics(facts.metrics)),
         _section("Where the rank went", _ranks(facts)),
         _section("How to reproduce", _reproduce(facts)),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFacts:
+    """What the card of an export says."""
+
+    form: Literal["lora", "adalora", "merged"]
+    base_model: str
+    base_is_local: bool = False
+    base_revision: str | None = None
+    ranks: Mapping[str, int]
+    """Matrix → rank."""
+    rank_summary: Sequence[Mapping[str, Any]] = ()
+    before: int
+    """Rank-one terms of the adapter that it was made of."""
+    chosen_by: str | None = None
+    """What those that were kept were chosen by; None where all were."""
+
+
+_FORMS: Mapping[str, str] = {
+    "lora": "A plain LoRA adapter for the encoder-decoder model {base}. Every matrix has a rank of its own "
+    "(`rank_pattern`) and a scale of 1; matrices of rank 0 are left out.",
+    "adalora": "An AdaLoRA adapter for the encoder-decoder model {base}.",
+    "merged": "The encoder-decoder model {base} with an AdaLoRA adapter folded into its weights.",
+}
+_TITLES: Mapping[str, str] = {
+    "lora": "LoRA adapter for {base}",
+    "adalora": "AdaLoRA adapter for {base}",
+    "merged": "{base}, fine-tuned",
+}
+
+
+def export_card(facts: ExportFacts) -> str:
+    """The text of `README.md` for what `spectune export` wrote."""
+    base = _file_name(facts.base_model) if facts.base_is_local else facts.base_model
+    entries: dict[str, Any] = {} if facts.base_is_local else {"base_model": facts.base_model}
+    library, named = ("transformers", "transformers") if facts.form == "merged" else ("peft", "PEFT")
+    entries |= {"library_name": library, "tags": [facts.form, library, "spectune"]}
+    kept = sum(facts.ranks.values())
+    origin = "Made with `spectune export` from an AdaLoRA adapter (Zhang et al., ICLR 2023, arXiv 2303.10512), "
+    if facts.chosen_by is None:
+        origin += "whose outputs it has, within rounding."
+    else:
+        origin += f"cut down to {kept:,} of its {facts.before:,} rank-one terms, chosen by {escape(facts.chosen_by)}."
+    revision = f", revision={facts.base_revision!r}" if facts.base_revision else ""
+    code = _LOAD_MERGED if facts.form == "merged" else _LOAD.format(revision=revision)
+    sections = [
+        f"---\n{yaml.safe_dump(entries, sort_keys=False, allow_unicode=True).rstrip()}\n---",
+        f"# {_TITLES[facts.form].format(base=escape(base))}",
+        f"{_FORMS[facts.form].format(base=_code(base))}\n\n{origin}",
+        _section("How to load", f"With {named} alone:\n\n{_fenced(code, 'python')}"),
+        _section("Where the rank went", _rank_rows(facts.rank_summary)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -114,7 +183,16 @@ def _what_it_is(facts: CardFacts, base: str) -> str:
 
 def _loading(facts: CardFacts) -> str:
     revision = f", revision={facts.base_revision!r}" if facts.base_revision else ""
-    return "With PEFT alone:\n\n" + _fenced(_LOAD.format(revision=revision), "python")
+    parts = ["With PEFT alone:", _fenced(_LOAD.format(revision=revision), "python")]
+    if facts.languages is not None:
+        source, target = map(_code, facts.languages)
+        parts.append(
+            f"The tokenizer is set to {source} for sources and {target} for targets; "
+            "`generation_config.json` makes every output start with the latter."
+        )
+    if facts.first_token_global:
+        parts += ["Trained with global attention on the first token, so generate with it:", _fenced(_GLOBAL, "python")]
+    return "\n\n".join(parts)
 
 
 def _data(facts: CardFacts) -> str:
@@ -151,6 +229,11 @@ def _ranks(facts: CardFacts) -> str:
         parts.append(
             f"Rank {facts.init_r} per matrix at the start, {facts.target_r:.3g} on average at the end{kept}{steps}."
         )
+    parts.append(_rank_rows(facts.rank_summary))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _rank_rows(summary: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         [
             escape(str(row["group"])),
@@ -159,10 +242,9 @@ def _ranks(facts: CardFacts) -> str:
             f"{row['mean']:.1f}",
             f"{row['min']} to {row['max']}",
         ]
-        for row in facts.rank_summary
+        for row in summary
     ]
-    parts.append(_table(["matrices of", "count", "total rank", "mean", "range"], rows))
-    return "\n\n".join(part for part in parts if part)
+    return _table(["matrices of", "count", "total rank", "mean", "range"], rows)
 
 
 def _reproduce(facts: CardFacts) -> str:

@@ -42,20 +42,39 @@ def rank_table(ranks: Mapping[str, int], roles: Mapping[str, TargetRole], *, wid
         roles: module name → role; may lack some.
         width: columns of the output.
     """
-    placed, listed = _placed(ranks, roles)
+    headings, placed, listed = rank_grid(ranks, roles)
     parts = []
     if placed:
-        used = [column for column in _COLUMNS if any(column[:2] in cells for cells in placed.values())]
-        rows = [
-            [f"{stack} {layer}", *[str(cells.get((block, role), "·")) for block, role, _ in used]]
-            for (stack, layer), cells in sorted(placed.items(), key=lambda item: (item[0][0] != "encoder", item[0]))
-        ]
-        parts.append(_grid(["layer", *[heading for *_, heading in used]], rows, "l" + "r" * len(used), width))
+        rows = [[label, *("·" if rank is None else str(rank) for rank in cells)] for label, cells in placed]
+        parts.append(_grid(["layer", *headings], rows, "l" + "r" * len(headings), width))
     if listed:
         rows = [[name, str(rank)] for name, rank in listed.items()]
         parts.append(_grid(["module", "rank"], rows, "lr", width))
-    parts.append(f"{len(ranks)} matrices, total rank {sum(ranks.values())}, {_spread(ranks.values())}")
+    parts.append(rank_line(ranks))
     return "\n".join(parts)
+
+
+def rank_grid(
+    ranks: Mapping[str, int], roles: Mapping[str, TargetRole]
+) -> tuple[list[str], list[tuple[str, list[int | None]]], dict[str, int]]:
+    """The cells of `rank_table`.
+
+    Returns:
+        Headings of the roles that occur; for each layer its label and ranks, None where it has no such matrix; and the
+        ranks of modules without a place of their own.
+    """
+    placed, listed = _placed(ranks, roles)
+    used = [column for column in _COLUMNS if any(column[:2] in cells for cells in placed.values())]
+    rows: list[tuple[str, list[int | None]]] = [
+        (f"{stack} {layer}", [cells.get((block, role)) for block, role, _ in used])
+        for (stack, layer), cells in sorted(placed.items(), key=lambda item: (item[0][0] != "encoder", item[0]))
+    ]
+    return [heading for *_, heading in used], rows, listed
+
+
+def rank_line(ranks: Mapping[str, int]) -> str:
+    """Number of matrices, total and spread of their ranks."""
+    return f"{len(ranks)} matrices, total rank {sum(ranks.values())}, {_spread(ranks.values())}"
 
 
 def role_table(ranks: Mapping[str, int], roles: Mapping[str, TargetRole], *, width: int = WIDTH) -> str:
@@ -92,6 +111,29 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, width: int = WIDT
     """Values with their signatures; `metrics` as in `summary.json`: name → {"value", "signature"}."""
     rows = [[name, f"{entry['value']:.4g}", str(entry["signature"])] for name, entry in metrics.items()]
     return _grid(["metric", "value", "signature"], rows, "lrl", width)
+
+
+def sweep_table(points: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> str:
+    """Metrics against budget.
+
+    Args:
+        points: records `{"limit", "triplets", "average_rank", "weights_bytes", "metrics"}`, metrics as in
+            `summary.json`.
+        width: columns of the output.
+    """
+    names = list(points[0]["metrics"]) if points else []
+    rows = [
+        [
+            point["limit"],
+            f"{point['triplets']:,}",
+            f"{point['average_rank']:.2f}",
+            f"{point['weights_bytes']:,}",
+            *[f"{point['metrics'][name]['value']:.4g}" for name in names],
+        ]
+        for point in points
+    ]
+    headings = ["budget", "triplets", "average\nrank", "bytes", *names]
+    return _grid(headings, rows, "l" + "r" * (len(headings) - 1), width)
 
 
 def confusion_table(confusion: Mapping[str, Any], *, width: int = WIDTH) -> str:

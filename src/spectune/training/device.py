@@ -11,7 +11,9 @@ from spectune.config import RunConfig
 from spectune.errors import ConfigError
 from spectune.training.bfloat16 import bfloat16_gain
 
+_OVERFLOWING = ("t5", "switch_transformers")  # T5 and what is made of it
 CLEAR_GAIN = 1.2  # below, rounding to 8 bits of precision is not worth it
+_WITH_PROMPTS = "mvp with use_prompt"
 
 
 def choose_device(use_cpu: bool) -> tuple[torch.device, str | None]:
@@ -36,23 +38,38 @@ def _fallback(reason: str) -> str:
     return f"the GPU does not work ({lines[0].strip()}); going on with the CPU"
 
 
+def kind_of(base_config: Any) -> str:
+    """`model_type` and what else of a base's configuration decides about precision."""
+    with_prompts = base_config.model_type == "mvp" and getattr(base_config, "use_prompt", False)
+    return _WITH_PROMPTS if with_prompts else str(base_config.model_type)
+
+
 def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tuple[torch.dtype, str]:
     """Precision of the base's weights, and why.
 
     `auto` is bfloat16 where the hardware has units for it and multiplies it clearly faster, as measured once; else
     float32. The same machine always chooses the same: without a kept measurement the units decide.
 
+    Args:
+        config: the run's.
+        model_type: of the base, as `kind_of` says.
+        device: where it will be.
+
     Raises:
-        ConfigError: float16 on a CPU, or for a T5 (its activations overflow).
+        ConfigError: float16 on a CPU, or for a T5 (its activations overflow); less than float32 for MVP's prompts.
     """
     wanted = config.model.dtype
+    if model_type == _WITH_PROMPTS:  # transformers makes their attention mask in float32, and cannot multiply with it
+        if wanted not in ("auto", "float32"):
+            raise ConfigError(f"model.dtype {wanted}: {model_type} works in float32 alone; use auto or float32")
+        return torch.float32, f"{model_type} works in float32 alone"
     if wanted == "auto" and config.model.quantization == "int8":
         return torch.float32, "auto: PEFT's 8-bit layer returns float32"
     if wanted == "auto":
         return fastest_dtype(device)
     if wanted == "float16" and device.type == "cpu":
         raise ConfigError("model.dtype float16 needs a GPU; use auto, float32 or bfloat16")
-    if wanted == "float16" and "t5" in model_type:
+    if wanted == "float16" and any(kin in model_type for kin in _OVERFLOWING):
         raise ConfigError(f"model.dtype float16 overflows in {model_type}; use auto, bfloat16 or float32")
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype, "as configured"

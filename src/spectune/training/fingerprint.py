@@ -29,7 +29,7 @@ _FILES = {"train_file", "validation_file", "test_file", "dataset_name", "dataset
 # Settings that a resumed run may have otherwise: places, what is only written down, what only comes later.
 _FREE: dict[str, set[str]] = {
     "model": _PLACES,
-    "data": {*_FILES, "max_test_samples"},
+    "data": {*_FILES, "max_test_samples", "cache_tokens", "cache_dir"},
     "adapter": {"init_from"},
     "train": {"output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to"},
     "evaluation": {
@@ -66,10 +66,13 @@ def run_fingerprint(
     """Settings, schedule, data, tokenizer, base weights and environment of a run, as JSON values.
 
     Args:
-        sets: tokenised rows by split.
+        sets: tokenised rows by split; of a streamed one the first rows, what follows is checked by its loader.
         base: `weights_digest` of the base model.
         dtype: precision that the base is held in.
     """
+    place = environment(device)
+    if config.data.streaming:
+        place["datasets"] = metadata.version("datasets")  # its shuffle buffer decides the order of rows
     content = {
         "settings": settings_of(config),
         "schedule": asdict(schedule),
@@ -77,7 +80,7 @@ def run_fingerprint(
         "data": {name: sets[name].fingerprint for name in ("train", "validation") if name in sets},
         "tokenizer": tokenizer_digest(tokenizer),
         "base": base,
-        "environment": environment(device),
+        "environment": place,
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain

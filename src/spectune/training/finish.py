@@ -24,6 +24,7 @@ from spectune.training.loop import Loop
 from spectune.training.outputs import plain_metrics
 from spectune.training.session import Ready, Session, name_of
 from spectune.training.showing import show_evaluation, show_history
+from spectune.training.tokens import stream_facts
 
 PROOF_ROWS_WITHOUT_VALIDATION = 100
 
@@ -69,12 +70,17 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
     else:
         evaluation = ready.evaluate(examples, tokenized)
     session.timings["evaluate"] = evaluation.seconds
+    if evaluation.constrained is not None:
+        session.timings["constrain_labels"] = evaluation.constrained.seconds
     show_evaluation(session, split, examples, evaluation)
-    write_predictions(session.paths.root / "predictions.jsonl", examples, evaluation.predictions)
+    write_predictions(
+        session.paths.root / "predictions.jsonl", examples, evaluation.predictions, evaluation.constrained
+    )
     test = None
     if session.data.test:
         test = ready.evaluate(session.data.test, sets["test"])
-        write_predictions(session.paths.root / "test_predictions.jsonl", session.data.test, test.predictions)
+        path = session.paths.root / "test_predictions.jsonl"
+        write_predictions(path, session.data.test, test.predictions, test.constrained)
         session.reporter.line(f"test, {test.rows:,} rows")
         session.reporter.line(metrics_table(plain_metrics(test.metrics)))
     return Final(examples, evaluation, test, step, calls)
@@ -145,7 +151,15 @@ def _save(ready: Ready, metrics: dict[str, Any], parameters: dict[str, int]) -> 
         settings=outputs.adapter_settings(
             config, session.data, name_of(session.dtype), settings.max_new_tokens, session.base_digest
         ),
-        card=outputs.card_facts(config, session.data, adapted.engine, metrics, parameters, session.outline.base),
+        card=outputs.card_facts(
+            config,
+            session.data,
+            adapted.engine,
+            metrics,
+            parameters,
+            session.outline.base,
+            session.first_token_global,
+        ),
         adapter_name=config.adapter.adapter_name,
     )
     session.reporter.line(
@@ -209,4 +223,4 @@ def _summary(
         "skipped_steps": loop.progress.skipped,
         "evaluations": loop.progress.evaluations,
         "confusion": final.evaluation.confusion,
-    } | test
+    } | (test | stream_facts(loop.loader))

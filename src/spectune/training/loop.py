@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from spectune.config import RunConfig
-from spectune.data.loader import BatchLoader
-from spectune.errors import Interrupted, RunError
+from spectune.data.assembly import TrainingStream, Window
+from spectune.errors import DataError, Interrupted, RunError
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.metrics import higher_is_better
 from spectune.training.checkpoint import Trained
+from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
 from spectune.training.journal import Journal
 from spectune.training.learning_rate import LearningRate
@@ -36,7 +37,7 @@ class Loop:
     config: RunConfig
     model: Any
     trained: Trained
-    loader: BatchLoader
+    loader: TrainingStream
     rate: LearningRate
     options: StepOptions
     checkpoints: Path
@@ -84,7 +85,7 @@ class Loop:
             step = self.progress.step + 1
             if step == 1 or schedule.phase(step) != schedule.phase(step - 1):
                 self._enter_phase(step)
-            window = next(windows)
+            window = self._next(windows)
             with memory_explained(self.config, "training"):
                 result = training_step(
                     self.model,
@@ -107,6 +108,15 @@ class Loop:
                 patience = self.config.evaluation.early_stopping_patience
                 self.reporter.line(f"stopped early: {self.metric} has not improved for {patience} evaluations")
                 break
+
+    def _next(self, windows: Iterator[Window]) -> Window:
+        """The next window; where a stream breaks off or holds a row that must be mended, the state is saved first."""
+        try:
+            return next(windows)
+        except DataError as error:
+            if self.progress.step and self.saved_step != self.progress.step:
+                save_loop(self, due=False)
+            raise DataError(f"{error}; {RunDirectory(self.checkpoints.parent).resume_hint()}") from None
 
     # ---- moments
 
@@ -249,8 +259,9 @@ class Loop:
         evaluation, total = self.config.evaluation, self.trained.engine.schedule.total_step
         if evaluation.eval_strategy == "no":
             return False
-        every = evaluation.eval_steps if evaluation.eval_strategy == "steps" else self.loader.windows_per_epoch
-        return step == total or step % (every or total) == 0
+        if evaluation.eval_strategy == "epoch":
+            return step == total or self.loader.epoch_ended
+        return step == total or step % (evaluation.eval_steps or total) == 0
 
     def _save_due(self, step: int) -> bool:
         every, total = self.config.train.save_steps, self.trained.engine.schedule.total_step

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import AdaLoraConfig, PeftModel, get_peft_model
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.peft_host import attach
@@ -27,21 +27,6 @@ class Adapted:
     trainable: int
     total: int
     base_bytes: int
-
-
-def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBase:
-    """The base's tokenizer.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            location, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
-        raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {first_line(error)}") from None
-    return tokenizer
 
 
 def load_base(location: str, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

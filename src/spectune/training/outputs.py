@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-import shutil
 import warnings
 from dataclasses import asdict, replace
 from importlib import metadata
@@ -23,8 +21,9 @@ from spectune.adapter.roles import role_of
 from spectune.config import RunConfig
 from spectune.data.prepare import PreparedData
 from spectune.errors import RunError
-from spectune.files import read_json, write_json, write_text
-from spectune.formats.adapter_files import CONFIG, SETTINGS, WEIGHTS
+from spectune.files import write_json, write_text
+from spectune.formats.adapter_files import IMPORTANCE, SETTINGS, WEIGHTS
+from spectune.formats.adapter_writing import in_order, readable
 from spectune.formats.model_card import CardFacts, model_card
 from spectune.manifest import whole_directory
 from spectune.report.tables import role_summary
@@ -62,27 +61,18 @@ def save_adapter(
             for path in list((partial / adapter_name).iterdir()):
                 path.rename(partial / path.name)
             (partial / adapter_name).rmdir()
-        _sort_targets(partial / CONFIG)
+        in_order(partial)
         tokenizer.save_pretrained(str(partial))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             generation.save_pretrained(str(partial))
         scores = {name: values.detach().cpu().contiguous() for name, values in engine.final_scores.items()}
-        save_file(scores, partial / "importance.safetensors")
+        save_file(scores, partial / IMPORTANCE)
         write_json(partial / SETTINGS, settings)
         size = (partial / WEIGHTS).stat().st_size
         write_text(partial / "README.md", model_card(_with_size(card, size)))
-        for path in partial.glob("*.safetensors"):  # safetensors keeps them from everybody else
-            shutil.copymode(partial / SETTINGS, path)
+        readable(partial)
     return size
-
-
-def _sort_targets(path: Path) -> None:
-    """PEFT writes a set, in another order in each process; the same run shall leave the same bytes."""
-    config = read_json(path)
-    if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()
-    write_text(path, json.dumps(config, indent=2, sort_keys=True))
 
 
 def adapter_settings(
@@ -97,6 +87,7 @@ def adapter_settings(
         "evaluation": config.evaluation.model_dump(mode="json") | {"max_new_tokens": max_new_tokens or "auto"},
         "dtype": dtype,
         "quantization": config.model.quantization,
+        "global_attention": config.model.global_attention,
         "base_name": config.model.model_name_or_path,
         # what quantisation makes of weights differs between devices, so that its hash says nothing elsewhere
         "base_sha256": base_digest if config.model.quantization is None else None,
@@ -110,6 +101,7 @@ def card_facts(
     metrics: dict[str, Any],
     parameters: dict[str, int],
     base: str,
+    first_token_global: bool = False,
 ) -> CardFacts:
     """The card's facts, from a finished run."""
     ranks = engine.ranks()
@@ -122,8 +114,10 @@ def card_facts(
         base_revision=config.model.revision,
         task=data.task,
         data_files=files,
-        rows={"train": len(data.train), "validation": len(data.validation)},
+        rows=({} if data.train_rows is None else {"train": data.train_rows}) | {"validation": len(data.validation)},
         label_words=() if data.verbalizer is None else data.verbalizer.words,
+        languages=(section.source_lang, section.target_lang) if section.source_lang and section.target_lang else None,
+        first_token_global=first_token_global,
         metrics=metrics,
         rank_summary=role_summary(ranks, {name: role_of(name) for name in ranks}),
         budget=sum(ranks.values()),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from spectune.errors import visible
@@ -20,6 +23,8 @@ HEADINGS = {
     5: "Evaluate by generation",
     6: "Save and reload",
 }
+
+_MOMENT, _BETWEEN_LINES = 1.0, 10.0  # seconds
 
 
 class Reporter:
@@ -53,6 +58,18 @@ class Reporter:
         elif permanent:
             self.line(text)
 
+    @contextmanager
+    def bar(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A progress bar; the block gets a function that is told how much of `total` has been done since the last call.
+
+        Nothing is shown of what is done in a moment. Without a terminal there is a line every ten seconds instead.
+        """
+        shown = _Bar(self._console, what, total)
+        try:
+            yield shown.advance
+        finally:
+            shown.close()
+
     def _stop(self) -> None:
         if self._live is not None:
             self._live.stop()
@@ -61,6 +78,37 @@ class Reporter:
     def close(self) -> None:
         """Give the terminal back."""
         self._stop()
+
+
+class _Bar:
+    """`tokenising train ━━━━━━╸━━━━ 61%  0:02`; not there before `_MOMENT` seconds have passed. Final."""
+
+    def __init__(self, console: Console, what: str, total: int) -> None:
+        self._console, self._what, self._total, self._done = console, what, total, 0
+        self._next = time.monotonic() + _MOMENT
+        self._bar: Progress | None = None
+
+    def advance(self, done: int) -> None:
+        self._done += done
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self._done)
+        elif time.monotonic() >= self._next and not self._console.quiet:
+            self._show()
+
+    def _show(self) -> None:
+        if self._console.is_terminal:
+            columns = TextColumn("   {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.add_task(self._what, total=self._total, completed=self._done)
+            self._bar.start()
+        else:
+            share = self._done / max(self._total, 1)
+            self._console.print(Text(f"   {self._what}: {share:.0%} ({self._done:,} of {self._total:,})"))
+            self._next = time.monotonic() + _BETWEEN_LINES
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 class Pace:

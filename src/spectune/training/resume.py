@@ -26,6 +26,8 @@ def resume_run(session: Session, loop: Loop, checkpoint: Path) -> None:
     saved = read_manifest(checkpoint).get("fingerprint", {})
     for line in check_fingerprint(saved, loop.fingerprint):
         session.reporter.warning(line)
+    if session.config.data.streaming:
+        session.reporter.line("reads the streamed rows again up to where the checkpoint was taken")
     restore_loop(loop, checkpoint)
     session.reporter.line(f"resumed from {checkpoint.name}")
 

@@ -17,30 +17,33 @@ from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
-from spectune.base_model import read_config, skeleton
+from spectune.base_model import load_tokenizer, read_config, skeleton
 from spectune.config import RunConfig
-from spectune.data.examples import Example
-from spectune.data.loader import BatchLoader
-from spectune.data.prepare import PreparedData
-from spectune.data.tokenization import TokenizedSet, check_lengths, tokenize_examples
+from spectune.data.languages import set_languages
+from spectune.data.tokenization import TokenizedSet, check_lengths, position_limit
 from spectune.errors import ConfigError
-from spectune.evaluation.decoding import base_of, padding_id
+from spectune.evaluation.decoding import base_of
 from spectune.evaluation.evaluate import Evaluation
+from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import resolve_settings
+from spectune.evaluation.global_attention import set_global_attention
+from spectune.evaluation.label_trie import label_trie
+from spectune.families import family_notes, vocabulary_of
 from spectune.files import write_text
 from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained
+from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.continuation import start_from_adapter
-from spectune.training.device import choose_device, choose_dtype
+from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory, step_of
 from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
 from spectune.training.loop import Loop
-from spectune.training.model import Adapted, adapt, load_base, load_tokenizer
+from spectune.training.model import Adapted, adapt, load_base
 from spectune.training.optimizer import make_optimizer
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
@@ -49,6 +52,7 @@ from spectune.training.showing import show_adapted, show_row, show_schedule, sho
 from spectune.training.signals import Stop
 from spectune.training.space import check_space
 from spectune.training.step import StepOptions, window_loss
+from spectune.training.tokens import longest_target, make_loader, tokenize_splits
 from spectune.training.trackers import tracked
 
 INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: gradient` is summed over
@@ -78,8 +82,9 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     tokenizer, sets = _prepare_data(session)
     session.reporter.heading(2)
     show_schedule(session)
-    adapted = _load_and_adapt(session)
-    settings = resolve_settings(config.evaluation, _longest_target(config, sets))
+    adapted = _load_and_adapt(session, tokenizer)
+    limit = position_limit(base_of(adapted.model).config, "target")
+    settings = resolve_settings(config.evaluation, longest_target(session, tokenizer, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready, stop)
     resumed_at = None if checkpoint is None else step_of(checkpoint)
@@ -98,55 +103,47 @@ def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, 
         session.reporter.line(line)
     config = session.config
     tokenizer = load_tokenizer(session.outline.base, config.model)
-    sets = {
-        name: tokenize_examples(
-            examples,
-            tokenizer,
-            max_source_length=config.data.max_source_length,
-            max_target_length=config.data.max_target_length,
-        )
-        for name, examples in _splits(session.data).items()
-    }
-    train = sets["train"]
-    session.timings["tokenize"] = sum(one.seconds for one in sets.values())
-    speed = sum(one.tokens for one in sets.values()) / max(session.timings["tokenize"], 1e-9)
-    session.timings["tokens_per_second_tokenized"] = speed
-    show_tokens(session, sets, speed)
-    show_row(session, session.data.train[0], train)
+    set_languages(tokenizer, config.data)
+    sets = tokenize_splits(session, tokenizer)
+    for name, one in sets.items():
+        session.vocabulary.check(name, one.input_ids, one.labels)
+    if config.evaluation.constrain_labels:
+        session.trie = label_trie(session.labels or (), tokenizer, config.data.max_target_length)
+    show_tokens(session, sets)
+    show_row(session, session.data.train[0], sets["train"])
     return tokenizer, sets
-
-
-def _splits(data: PreparedData) -> dict[str, list[Example]]:
-    named = {"train": data.train, "validation": data.validation, "test": data.test}
-    return {name: examples for name, examples in named.items() if examples}
 
 
 def _fit_budget(session: Session) -> None:
     """Names that match nothing and a budget that cannot be met are found on the skeleton, before weights are read."""
     config, outline = session.config, session.outline
     model = skeleton(config.model)
+    session.vocabulary = vocabulary_of(model)
+    outline = replace(outline, notes=(*outline.notes, *family_notes(config, model)))
     parameters = parameters_of(config, model, find_modules(config, model))
     session.room = parameters.room
     schedule = with_room(outline.schedule, parameters.room, parameters.triplets_at_start)
     session.outline = replace(outline, schedule=schedule)
 
 
-def _load_and_adapt(session: Session) -> Adapted:
+def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Adapted:
     session.reporter.heading(3)
     config, started = session.config, time.monotonic()
     session.device, fallback = choose_device(config.train.use_cpu)
     if fallback:
         session.reporter.warning(fallback)
     base_config = read_config(config.model)
-    for line in check_lengths(config.data, base_config):
+    for line in check_lengths(config.data, base_config, evaluation=config.evaluation):
         session.reporter.warning(line)
-    session.dtype, reason = choose_dtype(config, base_config.model_type, session.device)
+    session.dtype, reason = choose_dtype(config, kind_of(base_config), session.device)
     base = load_base(session.outline.base, config.model, session.dtype, session.device)
     session.base_digest = weights_digest(base)
+    set_first_tokens(base, tokenizer)
+    session.first_token_global = set_global_attention(base, config.model.global_attention)
     _seed(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
     if config.train.gradient_checkpointing:
-        adapted.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(adapted.model.get_base_model(), use_reentrant=config.train.use_reentrant)
     session.timings["load"] = time.monotonic() - started
     show_adapted(session, adapted, reason)
     return adapted
@@ -181,7 +178,7 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
         config=config,
         model=adapted.model,
         trained=Trained(adapted.engine, make_optimizer(adapted.engine.parameters(), train)),
-        loader=_loader(ready, seed=train.seed),
+        loader=make_loader(ready, seed=train.seed),
         rate=session.outline.rate,
         options=options,
         checkpoints=session.paths.checkpoints,
@@ -207,20 +204,6 @@ def _fingerprint(ready: Ready) -> dict[str, Any]:
     )
 
 
-def _loader(ready: Ready, *, seed: int) -> BatchLoader:
-    data, train = ready.session.config.data, ready.session.config.train
-    pad = data.padding == "max_length"
-    return BatchLoader(
-        ready.sets["train"],
-        batch_size=train.per_device_train_batch_size,
-        accumulation_steps=train.gradient_accumulation_steps,
-        seed=seed,
-        pad_token_id=padding_id(base_of(ready.adapted.model), ready.tokenizer),
-        source_length=data.max_source_length if pad else None,
-        target_length=data.max_target_length if pad else None,
-    )
-
-
 def _initialize(ready: Ready, loop: Loop) -> None:
     """The informed starts of `adapter.init`; PEFT has drawn the random one already."""
     session, store = ready.session, ready.adapted.engine.store
@@ -232,7 +215,7 @@ def _initialize(ready: Ready, loop: Loop) -> None:
         start_orthonormal(store)
     if kind != "gradient":
         return
-    loader = _loader(ready, seed=session.config.train.seed + 1)  # a stream of its own: the run's is not advanced
+    loader = make_loader(ready, seed=session.config.train.seed + 1)  # a stream of its own: the run's is not advanced
     windows = list(islice(loader, INIT_WINDOWS))
 
     def backward() -> None:
@@ -263,8 +246,3 @@ def _start(session: Session, loop: Loop, checkpoint: Path | None) -> None:
     session.timings["train"] = time.monotonic() - started
     session.timings["save"] = sum(loop.save_seconds)
     show_training(session, loop)
-
-
-def _longest_target(config: RunConfig, sets: dict[str, TokenizedSet]) -> int:
-    longest = max(one.truncation.longest_target for name, one in sets.items() if name != "test")
-    return min(longest, config.data.max_target_length)

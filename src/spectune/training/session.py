@@ -13,10 +13,13 @@ from spectune.data.prepare import PreparedData
 from spectune.data.tokenization import TokenizedSet
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import GenerationSettings
+from spectune.evaluation.label_trie import LabelTrie
 from spectune.evaluation.metrics import choose_metrics
+from spectune.families import Vocabulary
 from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
+from spectune.training.heap import release_freed_memory
 from spectune.training.model import Adapted
 from spectune.training.progress import Reporter
 
@@ -34,6 +37,12 @@ class Session:
     dtype: torch.dtype = torch.float32
     room: int | None = None
     """Parameters that the triplets may have after the freeze, where `adapter.budget` says so."""
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary(0, 0))
+    """Of the base."""
+    first_token_global: bool = False
+    """LED: the first token of every source has global attention."""
+    trie: LabelTrie | None = None
+    """Of the labels, where `evaluation.constrain_labels` asks for decoding under them."""
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
     timings: dict[str, float] = field(default_factory=dict)
@@ -55,7 +64,9 @@ class Session:
 
     def _metrics(self) -> tuple[tuple[str, ...], str]:
         evaluation = self.config.evaluation
-        return choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, self.data.task)
+        return choose_metrics(
+            evaluation.metrics, evaluation.metric_for_best_model, self.data.task, evaluation.constrain_labels
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class Ready:
 
     def evaluate(self, examples: list[Example], tokenized: TokenizedSet) -> Evaluation:
         """Generate and score, with the run's settings."""
+        release_freed_memory()
         with memory_explained(self.session.config, "evaluation"):
             return evaluate_examples(
                 self.adapted.model,
@@ -80,6 +92,7 @@ class Ready:
                 metric_names=self.session.metric_names,
                 labels=self.session.labels,
                 task=self.session.data.task,
+                trie=self.session.trie,
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from spectune.data.examples import Example
+from spectune.data.stream_loader import StreamLoader
 from spectune.data.tokenization import TokenizedSet
 from spectune.data.wording import count
 from spectune.evaluation.evaluate import Evaluation
@@ -16,15 +17,17 @@ from spectune.training.outputs import plain_metrics
 from spectune.training.session import Session, name_of
 
 
-def show_tokens(session: Session, sets: dict[str, TokenizedSet], speed: float) -> None:
+def show_tokens(session: Session, sets: dict[str, TokenizedSet]) -> None:
     """What was cut in each split, targets that cannot be written exactly, and the tokenizer's speed."""
-    for name, one in sets.items():
+    for split, one in sets.items():
+        name = f"train, first {len(one):,} rows," if split == "train" and session.data.stream is not None else split
         session.reporter.line(f"{name} {one.truncation.line()}")
         if one.unfaithful_targets:
             session.reporter.warning(
                 f"{name}: {count(one.unfaithful_targets, 'distinct target')} that the tokenizer itself does not give "
                 "back; no output can match them exactly"
             )
+    speed = session.timings["tokens_per_second_tokenized"]
     session.reporter.line(f"tokenised {speed:,.0f} tokens a second")
 
 
@@ -74,6 +77,9 @@ def show_training(session: Session, loop: Loop) -> None:
     """First and last mean loss of each phase, and warnings."""
     for phase, means in loop.losses.summary().items():
         session.reporter.line(f"{phase:9} mean loss first {means['first']:.4f}, last {means['last']:.4f}")
+    if isinstance(loop.loader, StreamLoader):
+        for line in loop.loader.tally.lines(whole=loop.loader.epochs_done > 0):
+            session.reporter.line(line)
     warning = loop.losses.warning()
     if warning:
         session.reporter.warning(warning)
@@ -92,7 +98,9 @@ def show_history(session: Session, evaluations: list[dict[str, Any]]) -> None:
 
 def show_evaluation(session: Session, split: str, examples: list[Example], evaluation: Evaluation) -> None:
     """Metrics with signatures, who was taken for whom, and five predictions."""
-    session.reporter.line(f"{split}, {evaluation.rows:,} rows, {evaluation.seconds:.1f} s")
+    under = evaluation.constrained
+    share = "" if under is None else f", {under.seconds:.1f} s of them under the labels alone"
+    session.reporter.line(f"{split}, {evaluation.rows:,} rows, {evaluation.seconds:.1f} s{share}")
     session.reporter.line(metrics_table(plain_metrics(evaluation.metrics)))
     if evaluation.confusion is not None and len(evaluation.confusion["rows"]) <= MOST_LABELS_SHOWN:
         session.reporter.line(confusion_table(evaluation.confusion))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.data.collation import IGNORE_INDEX
 from spectune.data.loader import Window
+from spectune.teacher_forcing import decoder_inputs
 from spectune.training.optimizer import clip, set_learning_rate, step_unless
 
 
@@ -45,12 +46,12 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
     Every micro-batch is divided by the tokens of the whole window, so that k micro-batches of n rows give the gradient
     of one batch of k · n rows.
     """
-    total = torch.zeros((), device=options.device)
+    total, base = torch.zeros((), device=options.device), model.get_base_model()
     for batch in window.batches:
         moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
         labels = moved.pop("labels")
         with options.autocast():
-            logits = model(**moved, decoder_input_ids=_shifted(model, labels), use_cache=False).logits
+            logits = model(**moved, decoder_input_ids=decoder_inputs(base, labels), use_cache=False).logits
         loss = F.cross_entropy(
             logits.flatten(0, -2).float(),
             labels.flatten(),
@@ -63,12 +64,6 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
             loss.backward()
         total += loss.detach()
     return total
-
-
-def _shifted(model: Any, labels: Tensor) -> Tensor:
-    """The decoder's input for `labels`, by the model's own rule (given labels, it would compute a loss of its own)."""
-    shifted: Tensor = model.get_base_model().prepare_decoder_input_ids_from_labels(labels)
-    return shifted
 
 
 def _gradients(engine: AdaLoraEngine) -> list[Tensor]:

@@ -1,0 +1,131 @@
+"""Write docs/run-file.md, docs/commands.md and docs/schedule.svg from the sources.
+
+    python -m scripts.docs_reference [DIRECTORY]
+
+The suite checks that the committed files are what this writes.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import typer
+from pydantic_core import PydanticUndefined
+from scripts.docs_picture import schedule_picture
+
+import spectune.config
+from spectune.cli.app import app
+from spectune.config import RunConfig
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+_WORDS: dict[Any, list[str]] = {
+    int: ["whole number"],
+    float: ["number"],
+    str: ["text"],
+    bool: ["`true`", "`false`"],
+}
+
+
+def run_file_page() -> str:
+    """Every key of the run file: what it may be, its default, what it does."""
+    notes = attribute_notes(inspect.getsource(spectune.config))
+    lines = [
+        "# Run file",
+        "",
+        "YAML, five sections. Names are those of transformers and PEFT. Only `model.model_name_or_path` and a data",
+        "source are required. Any key can be overridden on the command line as `section.key=value`; an unknown key is",
+        "an error that names the nearest known one. `data/NAME/…` in a path lies under the directory named by",
+        "`SPECTUNE_DATA` when that is set.",
+    ]
+    for section, field in RunConfig.model_fields.items():
+        kind: Any = field.annotation
+        lines += ["", f"## {section}", "", (inspect.getdoc(kind) or "").splitlines()[0], ""]
+        lines += ["| key | values | default | |", "|---|---|---|---|"]
+        for name, entry in kind.model_fields.items():
+            default = "required" if entry.is_required() else _value(entry.default)
+            note = " ".join(notes.get((kind.__name__, name), "").split())
+            lines.append(f"| `{name}` | {_cell(', '.join(_in_words(entry.annotation)))} | {default} | {_cell(note)} |")
+    return "\n".join(lines) + "\n"
+
+
+def attribute_notes(source: str) -> dict[tuple[str, str], str]:
+    """(class, attribute) → the string written beneath the attribute."""
+    found = {}
+    for kind in (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)):
+        for entry, below in zip(kind.body, kind.body[1:], strict=False):
+            if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and _is_text(below):
+                found[kind.name, entry.target.id] = ast.literal_eval(below.value)  # type: ignore[attr-defined]
+    return found
+
+
+def commands_page() -> str:
+    """Every command with its arguments and options, as `--help` has them."""
+    lines = [
+        "# Commands",
+        "",
+        "`python -m spectune` is the same program. A model, an adapter or a data set may be a local directory or a hub",
+        "id. Exit status 0, or 2 with one line on standard error for a person's mistake, 1 for a bug.",
+    ]
+    root: Any = typer.main.get_command(app)
+    for name, command in root.commands.items():
+        lines += ["", f"## spectune {name}", "", inspect.cleandoc(command.help or "").replace("\f", ""), ""]
+        lines += ["| | |", "|---|---|"]
+        for parameter in command.params:
+            shown = parameter.metavar or parameter.name
+            if parameter.param_type_name == "option":
+                shown = ", ".join(parameter.opts + parameter.secondary_opts)
+            lines.append(f"| `{shown}` | {_cell(parameter.help or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"run-file.md": run_file_page, "commands.md": commands_page, "schedule.svg": schedule_picture}
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _value(default: Any) -> str:
+    if default is PydanticUndefined:
+        return ""
+    if default is None:
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`" if default != "" else "empty"
+
+
+def _in_words(kind: Any) -> list[str]:
+    """`PositiveInt | None` → `whole number`; None goes without saying."""
+    inner = [word for argument in get_args(kind) if get_origin(kind) is not Literal for word in _in_words(argument)]
+    match get_origin(kind):
+        case typing.Annotated:
+            return _in_words(get_args(kind)[0])
+        case typing.Literal:
+            return [f"`{value}`" for value in get_args(kind)]
+        case typing.Union | types.UnionType:
+            return list(dict.fromkeys(inner))
+        case builtins.list:
+            return [f"list of {inner[0]}"]
+        case builtins.dict:
+            return ["mapping"]
+    return _WORDS.get(kind, [])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def write(directory: Path) -> None:
+    """All pages into a directory."""
+    for name, make in PAGES.items():
+        (directory / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else DOCS)

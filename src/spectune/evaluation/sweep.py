@@ -1,0 +1,97 @@
+"""One trained adapter at several budgets: its metrics by generation, against the size of its file.
+
+The adapter is loaded once. A triplet that a budget does not pay for gets λ = 0, which computes what the smaller
+adapter computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectune.data.examples import Example
+from spectune.evaluation.metrics import Metric
+from spectune.evaluation.trained import TrainedAdapter
+from spectune.formats.adapter_tensors import PREFIX
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """An adapter under one budget."""
+
+    limit: str
+    """The budget as it was asked for."""
+    keep: Mapping[str, Tensor]
+    """Matrix → (r,) bool over the triplets in its file."""
+    weights_bytes: int
+    """Of the file of weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPoint:
+    """What one budget came to."""
+
+    limit: str
+    triplets: int
+    average_rank: float
+    weights_bytes: int
+    metrics: dict[str, Metric]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def sweep(
+    trained: TrainedAdapter,
+    examples: Sequence[Example],
+    candidates: Sequence[Candidate],
+    on_point: Callable[[SweepPoint], None] = lambda point: None,
+) -> list[SweepPoint]:
+    """Evaluate an adapter under each of the budgets, in order; the adapter is as before when this returns.
+
+    Args:
+        trained: loaded by `load_adapter`.
+        examples: what it is scored on.
+        candidates: what each budget keeps.
+        on_point: called with each point as soon as it is known.
+    """
+    points = []
+    for candidate in candidates:
+        with _only(trained.model, candidate.keep):
+            result = trained.evaluate(examples)
+        triplets = sum(int(stays.sum()) for stays in candidate.keep.values())
+        points.append(
+            SweepPoint(
+                limit=candidate.limit,
+                triplets=triplets,
+                average_rank=triplets / len(candidate.keep),
+                weights_bytes=candidate.weights_bytes,
+                metrics=result.metrics,
+            )
+        )
+        on_point(points[-1])
+    return points
+
+
+@contextmanager
+def _only(model: nn.Module, keep: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, λ = 0 for all triplets but those of `keep`."""
+    entries: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for name, stays in keep.items():
+            layer: Any = model.get_submodule(PREFIX + name)
+            entry = layer.lora_E["default"]
+            entries.append((entry, entry.detach().clone()))
+            entry.mul_(stays.to(entry.device)[:, None])
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for entry, values in entries:
+                entry.copy_(values)

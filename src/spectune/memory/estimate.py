@@ -1,0 +1,127 @@
+"""Peak memory of a run, part by part."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from spectune.config import RunConfig
+from spectune.memory.lengths import BatchShape, Largest
+from spectune.sizes import Parameters, base_bytes, quantized_maps, shape_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+# Kept in float32 for every number of the adapter: itself, its gradient, two moments, two importance averages.
+_COPIES_OF_ADAPTER = 6
+# Measured on CPU runs of three shapes, 25 to 550 MB of weights (benchmarks/plan_memory.py): what the process has beside
+# tensors once it trains, and the share by which the C library's heap outgrows activations, since blocks that one batch
+# frees do not all fit the next one's.
+_PROCESS = 40_000_000
+_HEAP = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes at the fullest moment of a run, in its process on a CPU, beyond what importing the libraries takes."""
+
+    base: int
+    """Weights of the base."""
+    adapter: int
+    """Triplets, gradients, moments, importance, and the copies that layers multiply with."""
+    training: int
+    """Activations and logits of a training step, its backward pass included."""
+    start: int
+    """Gradients of whole matrices beside a training step, where `adapter.init: gradient` sums them before the first."""
+    evaluation: int
+    """Activations, caches and logits of an evaluation batch."""
+    process: int
+    """What no tensor accounts for: rows, tokenizer, libraries' own buffers, and the heap's gaps."""
+    batch: BatchShape
+    """The batch that `training` is of."""
+    evaluation_batch: BatchShape
+    from_rows: bool
+    """Whether the batches are the run's own, or the largest that the settings allow."""
+
+    @property
+    def total(self) -> int:
+        """All that stays, and the larger of training and evaluation."""
+        return self.base + self.adapter + self.process + max(self.start + self.training, self.evaluation)
+
+
+def memory_of(
+    config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], parameters: Parameters, largest: Largest
+) -> Memory:
+    """Work out every part, the largest batches rehearsed on a stand-in.
+
+    Args:
+        model: the base's skeleton.
+        largest: batches to reckon with.
+    """
+    dtype = _dtype(config, model.config.model_type)
+    peaks, evaluation = _rehearse(config, model, targets, largest, dtype)
+    batch = max(peaks, key=lambda shape: peaks[shape])
+    return Memory(
+        base=base_bytes(config.model, model, dtype.itemsize),
+        adapter=parameters.trainable_at_start * 4 * _COPIES_OF_ADAPTER,
+        training=peaks[batch],
+        start=_gradient_start(model, targets) if config.adapter.init == "gradient" else 0,
+        evaluation=evaluation,
+        process=_PROCESS + round(_HEAP * max(peaks[batch], evaluation)),
+        batch=batch,
+        evaluation_batch=largest.evaluation,
+        from_rows=largest.from_rows,
+    )
+
+
+def _dtype(config: RunConfig, model_type: str) -> torch.dtype:
+    """What `auto` is here; what is named may be meant for another machine."""
+    import torch
+
+    from spectune.training.device import choose_device, choose_dtype
+
+    if config.model.dtype == "auto":
+        return choose_dtype(config, model_type, choose_device(config.train.use_cpu)[0])[0]
+    named: torch.dtype = getattr(torch, config.model.dtype)
+    return named
+
+
+def _rehearse(
+    config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], largest: Largest, dtype: torch.dtype
+) -> tuple[dict[BatchShape, int], int]:
+    """Bytes of each training batch, and of the evaluation."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+    try:
+        return _rehearse_on(config, copy.deepcopy(model), targets, largest, dtype)
+    except (DataDependentOutputException, DynamicOutputShapeException):  # its forward depends on the data
+        from spectune.adapter.targets import default_targets
+        from spectune.memory.stand_in import bart_like
+
+        near = bart_like(model.config)
+        return _rehearse_on(config, near, tuple(default_targets(near)), largest, dtype)
+
+
+def _rehearse_on(
+    config: RunConfig, copied: PreTrainedModel, targets: tuple[str, ...], largest: Largest, dtype: torch.dtype
+) -> tuple[dict[BatchShape, int], int]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from spectune.memory.rehearsal import evaluation_peak, training_peak
+    from spectune.memory.stand_in import stand_in
+
+    packed, beams = quantized_maps(config.model, copied), config.evaluation.num_beams
+    with FakeTensorMode():
+        standing: Any = stand_in(copied, config, targets, packed, dtype)
+        peaks = {shape: training_peak(standing, config, shape) for shape in largest.training}
+        return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, beams)
+
+
+def _gradient_start(model: PreTrainedModel, targets: tuple[str, ...]) -> int:
+    """Bytes of the matrices' gradients that are held at once, in float32."""
+    from spectune.adapter.initialization import CHUNK_BYTES
+
+    sizes = [4 * rows * columns for rows, columns in (shape_of(model, name) for name in targets)]
+    return max(max(sizes), min(CHUNK_BYTES, sum(sizes)))

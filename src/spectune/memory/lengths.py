@@ -1,0 +1,124 @@
+"""The largest batches of a run, in tokens: its own rows where they can be tokenised, else what the settings allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spectune.config import RunConfig
+from spectune.data.bucketing import bucketed_batches
+from spectune.data.examples import Example
+from spectune.data.prepare import PreparedData
+from spectune.data.tokenization import tokenize_examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MOST_CHARACTERS = 2_000_000  # that are tokenised, a few seconds' worth
+_LONGEST = 500  # rows by source, and as many by target, that are tokenised of a larger table
+_EPOCHS = 10  # whose batches are looked through
+_PROOF_ROWS = 100  # training rows that are evaluated where there is no validation
+
+Lengths = list[tuple[int, int]]
+"""Tokens of source and target, row by row."""
+
+
+@dataclass(frozen=True, order=True)
+class BatchShape:
+    """A padded batch."""
+
+    rows: int
+    source: int
+    """Tokens of each source, padding included."""
+    target: int
+    """Likewise of each target."""
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} × ({self.source:,} + {self.target:,})"
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The batches that memory is reckoned with."""
+
+    training: tuple[BatchShape, ...]
+    """The one with the longest sources, and the one with the longest targets."""
+    evaluation: BatchShape
+    new_tokens: int
+    """The most that generation adds."""
+    from_rows: bool
+    """Whether they are the run's own; else every length is the most that the settings allow."""
+
+
+def largest_batches(
+    config: RunConfig, data: PreparedData | None, tokenizer: PreTrainedTokenizerBase | None, epochs: float
+) -> Largest:
+    """The largest training and evaluation batches.
+
+    Args:
+        data: None where it was not read; of a stream, too, nobody knows the longest row.
+        tokenizer: None where there is none.
+        epochs: of the run.
+
+    Raises:
+        UserError: lengths that hold no text, rows without a token.
+    """
+    rows, section = config.train.per_device_train_batch_size, config.data
+    full = BatchShape(rows, section.max_source_length, section.max_target_length)
+    evaluated = config.evaluation.per_device_eval_batch_size
+    if data is None or tokenizer is None or data.stream is not None:
+        evaluation = BatchShape(evaluated, full.source, full.target)
+        return Largest((full,), evaluation, _new_tokens(config, full.target), from_rows=False)
+    train, complete = _lengths(data.train, tokenizer, config)
+    if section.padding == "max_length":
+        training: tuple[BatchShape, ...] = (full,)
+    elif complete:
+        training = _of_epochs(train, config, math.ceil(epochs))
+    else:
+        training = (BatchShape(min(rows, len(data.train)), *_longest(train)),)
+    validation = _lengths(data.validation or data.train[:_PROOF_ROWS], tokenizer, config)[0]
+    test = _lengths(data.test, tokenizer, config)[0]
+    longest_target = _longest(train + validation)[1]
+    shapes = [BatchShape(min(evaluated, len(some)), *_longest(some)) for some in (validation, test) if some]
+    return Largest(training, max(shapes), _new_tokens(config, longest_target), from_rows=True)
+
+
+def _new_tokens(config: RunConfig, longest_target: int) -> int:
+    """The most that generation adds."""
+    from spectune.evaluation.generation import resolve_settings
+
+    settings = resolve_settings(config.evaluation, longest_target)
+    return settings.max_new_tokens or (settings.max_length or 2) - 1
+
+
+def _lengths(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[Lengths, bool]:
+    """Tokens as kept, and whether of all rows; of a large table the longest ones must do."""
+    complete = sum(len(one.source) + len(one.target) for one in examples) <= _MOST_CHARACTERS
+    if not complete:
+        by_source = sorted(examples, key=lambda one: -len(one.source))[:_LONGEST]
+        examples = [*by_source, *sorted(examples, key=lambda one: -len(one.target))[:_LONGEST]]
+    limits = {"max_source_length": config.data.max_source_length, "max_target_length": config.data.max_target_length}
+    found = tokenize_examples(examples, tokenizer, **limits, progress=None)
+    return [(len(ids), len(labels)) for ids, labels in zip(found.input_ids, found.labels, strict=True)], complete
+
+
+def _longest(lengths: Lengths) -> tuple[int, int]:
+    return max(source for source, _ in lengths), max(target for _, target in lengths)
+
+
+def _of_epochs(lengths: Lengths, config: RunConfig, epochs: int) -> tuple[BatchShape, ...]:
+    """Of the run's own batches the one with the longest sources, and the one with the longest targets."""
+    sources, targets = [source for source, _ in lengths], [target for _, target in lengths]
+    rows, seed = config.train.per_device_train_batch_size, config.train.seed
+    shapes = {
+        BatchShape(len(batch), *_longest([lengths[row] for row in batch]))
+        for epoch in range(min(epochs, _EPOCHS))
+        for batch in bucketed_batches(sources, targets, batch_size=rows, seed=seed, epoch=epoch)
+    }
+    by_source = max(shapes, key=lambda shape: (shape.rows * shape.source, shape.target))
+    by_target = max(shapes, key=lambda shape: (shape.rows * shape.target, shape.source))
+    return tuple({by_source, by_target})

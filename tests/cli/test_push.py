@@ -1,0 +1,125 @@
+"""`spectune push` against a stand-in of the hub's client, as far as the network goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors
+from tests.cli.conftest import RunCli
+
+from spectune.manifest import MANIFEST, verify_manifest, write_manifest
+
+
+class Hub:
+    """What was asked of it, and what it was sent."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.received: dict[str, bytes] = {}
+        self.failure = failure
+
+    def create_repo(self, repo_id: str, **options: Any) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.asked.append(("create_repo", {"repo_id": repo_id, **options}))
+
+    def create_branch(self, repo_id: str, **options: Any) -> None:
+        self.asked.append(("create_branch", {"repo_id": repo_id, **options}))
+
+    def upload_folder(self, *, folder_path: Path, **options: Any) -> Any:
+        self.asked.append(("upload_folder", options))
+        self.received = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+        return huggingface_hub.CommitInfo(
+            commit_url="https://huggingface.co/owner/name/commit/1", commit_message="", commit_description="", oid="1"
+        )
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The client's stand-in, in its place."""
+    stand_in = Hub()
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: stand_in)
+    return stand_in
+
+
+def adapter(directory: Path, base: str) -> Path:
+    """A directory as a run leaves it; what the weights hold does not matter here."""
+    directory.mkdir(parents=True)
+    (directory / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "ADALORA", "base_model_name_or_path": base})
+    )
+    (directory / "adapter_model.safetensors").write_bytes(bytes(100))
+    (directory / "README.md").write_text("# A card\n")
+    write_manifest(directory, {"seed": 1})
+    return directory
+
+
+def test_all_files_go_in_one_commit(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "run" / "adapter", "facebook/bart-base")
+    finished = run_cli("push", tmp_path / "run", "owner/name", "--private", "--branch", "dev", "--message", "first")
+    assert finished.status == 0, finished.err
+    assert finished.out.endswith("sent: https://huggingface.co/owner/name/commit/1\n")
+    assert hub.asked == [
+        ("create_repo", {"repo_id": "owner/name", "private": True, "exist_ok": True}),
+        ("create_branch", {"repo_id": "owner/name", "branch": "dev", "exist_ok": True}),
+        ("upload_folder", {"repo_id": "owner/name", "revision": "dev", "commit_message": "first"}),
+    ]
+    assert hub.received == {entry.name: entry.read_bytes() for entry in path.iterdir()}
+
+
+def test_a_dry_run_shows_and_sends_nothing(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", "facebook/bart-base")
+    finished = run_cli("push", path, "owner/name", "--dry-run")
+    assert finished.status == 0, finished.err
+    assert hub.asked == []
+    shown = {line.split()[1]: line.split()[0].replace(",", "") for line in finished.out.splitlines()}
+    assert all(shown[entry.name] == str(entry.stat().st_size) for entry in path.iterdir())
+    assert "base: facebook/bart-base" in finished.out
+
+
+def test_another_base_is_written_into_what_is_sent_alone(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", str(tmp_path / "my-base"))
+    before = {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    assert run_cli("push", path, "owner/name", "--base-model", "owner/base").status == 0
+    assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == before
+    received = tmp_path / "received"
+    received.mkdir()
+    for name, content in hub.received.items():
+        (received / name).write_bytes(content)
+    assert verify_manifest(received)["fingerprint"] == {"seed": 1}
+    assert json.loads(hub.received["adapter_config.json"])["base_model_name_or_path"] == "owner/base"
+
+
+def test_a_base_that_nobody_else_has_is_refused(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", str(tmp_path / "my-base"))
+    line = run_cli("push", path, "owner/name").error()
+    assert line.startswith("its base is the directory my-base, which nobody else has")
+    assert "--base-model OWNER/NAME" in line
+    assert hub.asked == []
+
+
+def test_what_is_damaged_or_not_ours_is_not_sent(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", "facebook/bart-base")
+    (path / "adapter_model.safetensors").write_bytes(bytes(99))
+    assert "is damaged: it differs from its SHA-256" in run_cli("push", path, "owner/name").error()
+    (path / MANIFEST).unlink()
+    assert "holds no manifest.json" in run_cli("push", path, "owner/name").error()
+    assert "there is no directory" in run_cli("push", tmp_path / "nothing", "owner/name").error()
+    assert "write owner/name" in run_cli("push", path, "name").error()
+    assert hub.asked == []
+
+
+def test_a_hub_that_refuses_or_is_away_is_one_line(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", "facebook/bart-base")
+    troubles: dict[Exception, str] = {
+        errors.OfflineModeIsEnabled("offline"): "HF_HUB_OFFLINE is set",
+        errors.LocalTokenNotFoundError("no token"): "run `hf auth login`",
+        ConnectionError("name resolution failed\nmore"): "name resolution failed; nothing was changed there",
+    }
+    for trouble, line in troubles.items():
+        hub.failure = trouble
+        assert line in run_cli("push", path, "owner/name").error()

@@ -1,0 +1,64 @@
+"""Gradient checkpointing, of both kinds: a run with it is the run without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.training.conftest import Run
+
+from spectune.errors import ConfigError
+from spectune.runfile import load_run_config
+
+ON: dict[str, Any] = {"gradient_checkpointing": True}
+REENTRANT: dict[str, Any] = ON | {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
+BASES: list[dict[str, Any]] = [
+    {"base": "t5"},
+    {"base": "bart"},
+    {"base": "t5", "model": {"quantization": "nf4", "dtype": "float32"}},
+]
+
+
+@pytest.mark.usefixtures("quick_proof")
+@pytest.mark.parametrize("model", BASES, ids=["t5", "bart", "t5-nf4"])
+def test_a_run_ends_where_it_ends_without(run: Run, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-up, decrease, the compaction at the freeze and the steps after it, evaluations in between, with dropout."""
+    kinds: list[bool] = []
+    function: Any = torch.utils.checkpoint.checkpoint
+
+    def noted(*args: Any, use_reentrant: bool, **kwargs: Any) -> Any:
+        kinds.append(use_reentrant)
+        return function(*args, use_reentrant=use_reentrant, **kwargs)
+
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", noted)
+    options: dict[str, Any] = model | {
+        "adapter": {"init": "gradient"},
+        "data": {"max_source_length": 48},
+        "evaluation": {"eval_strategy": "steps", "eval_steps": 5},
+    }
+    expected = None
+    for train, used in (({}, set()), (ON, {False}), (REENTRANT, {True})):
+        kinds.clear()
+        result = run(overwrite=True, train=train, **options)
+        assert set(kinds) == used
+        found = result.summary["ranks"], load_file(result.adapter / "adapter_model.safetensors")
+        expected = expected or found
+        assert found[0] == expected[0]
+        torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, "goes with gradient_checkpointing: true"),
+        (ON | {"gradient_checkpointing_kwargs": {"reentrant": True}}, "gradient_checkpointing_kwargs: "),
+        (ON | {"gradient_checkpointing_kwargs": {"use_reentrant": "yes"}}, "gradient_checkpointing_kwargs: "),
+    ],
+)
+def test_kinds_that_do_not_exist(train: dict[str, Any], message: str) -> None:
+    values = {"model": {"model_name_or_path": "starter"}, "data": {"train_file": "x"}, "train": train}
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_run_config(None, base=values)
+    assert "\n" not in str(caught.value)
