@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from spectune.adapter.targets import default_targets
     from spectune.api import classify, evaluate, load, predict, train
     from spectune.exporting import export, ranks
-    from spectune.sweeping import export_sweep
     from spectune.integrations.trainer_callback import AdaLoraCallback
+    from spectune.sweeping import export_sweep
 
 __version__ = "0.1.0"
 
