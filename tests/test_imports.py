@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         *_MIDDLE,
         *("adapter", "data", "base_model", "starter", "planning", "sizes", "teacher_forcing", "families"),
     },
-    "integrations": {"errors", "adapter"},
+    "integrations": {"errors", "config", "adapter", "training"},
     "sizes": {"errors", "config", "budget", "adapter"},
     "planning": {
         *_PLAIN,
@@ -151,7 +151,10 @@ LIGHT = [
     *SOURCE.glob("cli/*.py"),
     *(path for path in SOURCE.glob("data/*.py") if path.stem not in _TENSORS),
     *(SOURCE / "adapter" / name for name in ("__init__.py", "schedule.py", "roles.py")),
-    *(SOURCE / "training" / f"{name}.py" for name in ("__init__", "learning_rate", "directory", "lock", "signals")),
+    *(
+        SOURCE / "training" / f"{name}.py"
+        for name in ("__init__", "learning_rate", "directory", "lock", "signals", "journal", "trackers")
+    ),
     SOURCE / "starter" / "bundle.py",
     SOURCE / "formats" / "adapter_files.py",
     SOURCE / "formats" / "adapter_settings.py",

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from spectune.adapter.targets import default_targets
     from spectune.api import classify, evaluate, load, predict, train
     from spectune.exporting import export, ranks
+    from spectune.integrations.trainer_callback import AdaLoraCallback
     from spectune.sweeping import export_sweep
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaLoraCallback",
     "AdaLoraEngine",
     "UserError",
     "__version__",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "AdaLoraCallback": "spectune.integrations.trainer_callback",
     "AdaLoraEngine": "spectune.adapter.engine",
     "attach": "spectune.adapter.peft_host",
     "detach": "spectune.adapter.peft_host",

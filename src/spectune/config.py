@@ -267,6 +267,9 @@ class TrainConfig(Section):
     save_steps: PositiveInt | None = None
     """Steps between checkpoints; default: at every evaluation."""
     save_total_limit: PositiveInt = 2
+    report_to: Name | list[Name] = "none"
+    """Trackers by accelerate's names (tensorboard, wandb, trackio, mlflow, comet_ml, …): they get what the journal
+    gets."""
 
     @model_validator(mode="after")
     def _checkpointing(self) -> TrainConfig:

@@ -25,6 +25,7 @@ from spectune.memory.estimate import Memory, memory_of
 from spectune.memory.lengths import Largest, largest_batches
 from spectune.sizes import Parameters, find_modules, parameters_of, with_room
 from spectune.training.learning_rate import LearningRate, resolve_learning_rate
+from spectune.training.trackers import check_trackers
 
 MOST_STEPS = 2**31 - 1
 _LEAST_SCALE, _LEAST_RATE = 0.5, 2e-4  # below, short runs do not leave λ = 0 (PEFT's own benchmark: 0.125 and 1e-4)
@@ -165,6 +166,7 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     rate = learning_rate_of(config, schedule)
     notes += [*_tuning_notes(config), *_streaming_notes(config)]
     _check_library(config)
+    check_trackers(config.train.report_to)
     base = locate_model(config.model)
     check_language_options(config.data, base)
     return Outline(

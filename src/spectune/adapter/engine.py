@@ -85,6 +85,12 @@ class AdaLoraEngine:
         self.final_scores: dict[str, Tensor] = {}
         self.frozen, self.last_step, self.allocator_calls = False, -1, 0
 
+    def reschedule(self, schedule: RankSchedule) -> None:
+        """Take another schedule, of the same ranks; before the first step only."""
+        if self.last_step >= 0:
+            raise AdapterError(f"the schedule is in use since step {self.last_step}; detach(model) and attach anew")
+        self.schedule = schedule
+
     def parameters(self) -> list[nn.Parameter]:
         """All trainable parameters of the model: the banks, then modules trained in full."""
         return [*(bank.rows for bank in self.store.banks), *self._extra]
@@ -200,6 +206,7 @@ class AdaLoraEngine:
             )
         self.last_step, self.allocator_calls = step, self.allocator_calls + 1
         self.store.drop_parts()
+        self.store.watch.answered()
         budget = self._budget_due(step)
         if budget is not None:
             self._choose(budget, final=step >= self.schedule.freeze_step)

@@ -89,6 +89,7 @@ def _start_chunk(store: TripletStore, chunk: list[Matrix], backward: Callable[[]
             one.remove()
         for bank in store.banks:
             bank.rows.grad = None
+        store.watch.answered()
     for matrix, one in zip(chunk, sums, strict=True):
         _write(store, matrix, *leading(one.total, len(matrix.slots)))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import new_class
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors, adapted_linear, added
+from spectune.adapter.loss import completed
 from spectune.adapter.peft_entries import sync_rank_pattern
 from spectune.errors import AdapterError
 
@@ -86,14 +88,30 @@ class HostedTuner:
     hosted_adapter: str
     host_hooks: list[Any]
     former_tensors: FormerTensors
+    restore: Callable[[AdaLoraEngine, Path], None] | None = None
+    """What loads a directory over the engine's adapter, where somebody (the Trainer's callback) has a way to."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The inner model's output; in training mode the loss includes the penalty, in evaluation mode it does not."""
-        self.engine.store.refresh()
+        """The inner model's output; in training mode the loss includes the penalty, in evaluation mode it does not.
+
+        transformers' Trainer passes `num_items_in_batch`, by which a loss is to be divided. Most encoder-decoders
+        ignore it and return the mean over their micro-batch, and the Trainer adds the means up: so it is kept from all
+        of them, and their mean is weighted here.
+        """
+        self._before_forward()
+        training, items = cast(Any, self).training, None
+        if "num_items_in_batch" in kwargs and _is_encoder_decoder(cast(Any, self).model):
+            items = kwargs.pop("num_items_in_batch")
         output = cast(Any, self).model.forward(*args, **kwargs)
-        if cast(Any, self).training and self.engine.options.penalty == "loss":
-            return _with_penalty(output, self.engine, has_labels=kwargs.get("labels") is not None)
-        return output
+        penalty = self.engine.penalty if training and self.engine.options.penalty == "loss" else None
+        return completed(output, labels=kwargs.get("labels"), items=items, penalty=penalty)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before_forward(self) -> None:
+        """Make the parts anew, and notice training that never allocates: all that stays outside a compiled graph."""
+        self.engine.store.refresh()
+        if cast(Any, self).training and not self.engine.frozen:
+            self.engine.store.watch.forward_in_training(self.engine.store.values.rows)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's `generate`, with parts made once."""
@@ -190,13 +208,8 @@ class HostedTuner:
         return state_dict
 
 
-def _with_penalty(output: Any, engine: AdaLoraEngine, *, has_labels: bool) -> Any:
-    """Add the penalty to the loss, whether the model returned an output object or a tuple."""
-    if isinstance(output, tuple):
-        return (output[0] + engine.penalty(), *output[1:]) if has_labels else output
-    if getattr(output, "loss", None) is not None:
-        output.loss = output.loss + engine.penalty()
-    return output
+def _is_encoder_decoder(model: Any) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def _names(adapter_names: Any) -> list[str]:
@@ -204,7 +217,14 @@ def _names(adapter_names: Any) -> list[str]:
 
 
 class HostedPeftModel:
-    """Mixin over `PeftModel`: counts each adapter number once, exports copies."""
+    """Mixin over `PeftModel`: counts each adapter number once, exports copies, restores the engine."""
+
+    def load_adapter(self, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        """As PEFT; over the engine's adapter, which may be cut, the whole state of the engine where that is known."""
+        tuner = cast(Any, self).base_model
+        if adapter_name == tuner.hosted_adapter and tuner.restore is not None:
+            return tuner.restore(tuner.engine, Path(model_id))
+        return cast(Any, super()).load_adapter(model_id, adapter_name, *args, **kwargs)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """Trainable and total parameters; the aliases of bank rows are not counted a second time."""

@@ -104,6 +104,7 @@ def detach(model: PeftModel) -> PeftModel:
     for hook in tuner.host_hooks:
         hook.remove()
     delattr(tuner, BANKS)
+    tuner.__dict__.pop("restore", None)
     del tuner.engine, tuner.hosted_adapter, tuner.host_hooks, tuner.former_tensors
     tuner.__class__ = plain_class(tuner)
     model.__class__ = plain_class(model)

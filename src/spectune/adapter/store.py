@@ -13,6 +13,7 @@ from spectune.adapter import compaction
 from spectune.adapter.bank import Bank, output_parts, query_parts
 from spectune.adapter.linear import Factors
 from spectune.adapter.orthogonality import Frames, frames
+from spectune.adapter.unattended import AllocatorWatch
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16, torch.float64)  # precisions of a base that parts are made in
 
@@ -55,6 +56,7 @@ class TripletStore:
         self.matrices, self.values, self.queries, self.outputs = matrices, values, queries, outputs
         self.scale, self.adapter_name, self._make_aliases = scale, adapter_name, make_aliases
         self.held = False
+        self.watch = AllocatorWatch()
         self._live: Tensor | None = None
         self.penalty_frames: list[Frames] = []
         self.lay_out(None)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.state import optimizer_state, restore_optimizer
 from spectune.errors import RunError
 from spectune.files import read_json, remove, write_json, write_new
@@ -44,14 +45,38 @@ def save_checkpoint(
     Args:
         fingerprint: of the run, kept in the manifest.
     """
-    engine = trained.engine.state_dict()
+    meta, tensors = _of_engine(trained.engine)
     moments, groups = optimizer_state(trained.optimizer)
-    tensors = {f"engine.{name}": tensor for name, tensor in engine["tensors"].items()} | moments
-    tensors |= {name: parameter.detach() for name, parameter in _extra(trained.engine).items()}
-    tensors |= _random_tensors()
+    state = {"engine": meta, "optimizer": groups, "random": _random_values(), "progress": progress}
+    _write(directory, state, tensors | moments | _random_tensors(), fingerprint)
+
+
+def save_engine(directory: Path, engine: AdaLoraEngine) -> None:
+    """Write `directory` as a whole: the engine alone, for a loop that saves the rest itself."""
+    meta, tensors = _of_engine(engine)
+    _write(directory, {"engine": meta}, tensors, {})
+
+
+def load_engine(directory: Path, engine: AdaLoraEngine) -> None:
+    """Restore `save_engine` with the schedule that it had; raises as `load_checkpoint`."""
+    verify_manifest(directory)
+    meta = read_json(directory / _STATE)["engine"]
+    engine.schedule = RankSchedule(**meta["schedule"])
+    _restore_engine(engine, meta, load_file(directory / _TENSORS))
+
+
+def _of_engine(engine: AdaLoraEngine) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The engine and the modules trained in full: JSON values, and tensors by name."""
+    state = engine.state_dict()
+    tensors = {f"engine.{name}": tensor for name, tensor in state["tensors"].items()}
+    return state["meta"], tensors | {name: parameter.detach() for name, parameter in _extra(engine).items()}
+
+
+def _write(
+    directory: Path, state: Mapping[str, Any], tensors: Mapping[str, Tensor], fingerprint: Mapping[str, Any]
+) -> None:
     # Serialised in memory: an adapter is small, and every byte then goes through one writer that flushes.
     content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    state = {"engine": engine["meta"], "optimizer": groups, "random": _random_values(), "progress": progress}
     with whole_directory(directory, fingerprint=fingerprint) as partial:
         write_new(partial / _TENSORS, content)
         write_json(partial / _STATE, state)
@@ -72,17 +97,21 @@ def load_checkpoint(directory: Path, trained: Trained, *, weights_only: bool = F
     verify_manifest(directory)
     state = read_json(directory / _STATE)
     tensors = load_file(directory / _TENSORS)
-    prefix = "engine."
-    found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    trained.engine.load_state_dict({"meta": state["engine"], "tensors": found})
-    with torch.no_grad():
-        for name, parameter in _extra(trained.engine).items():
-            parameter.copy_(tensors[name])
+    _restore_engine(trained.engine, state["engine"], tensors)
     if not weights_only:
         restore_optimizer(trained.optimizer, state["optimizer"], tensors)
         _restore_random(tensors, state["random"])
     progress: dict[str, Any] = state["progress"]
     return progress
+
+
+def _restore_engine(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    prefix = "engine."
+    found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    engine.load_state_dict({"meta": meta, "tensors": found})
+    with torch.no_grad():
+        for name, parameter in _extra(engine).items():
+            parameter.copy_(tensors[name])
 
 
 def newest_checkpoint(directory: Path) -> tuple[Path, list[str]]:

@@ -24,6 +24,8 @@ _OURS = (
     "summary.json",
     "report.html",
     "run.yaml",
+    "trackers.json",
+    "tensorboard",
 )
 
 

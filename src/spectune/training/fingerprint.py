@@ -31,7 +31,7 @@ _FREE: dict[str, set[str]] = {
     "model": _PLACES,
     "data": {*_FILES, "max_test_samples", "cache_tokens", "cache_dir"},
     "adapter": {"init_from"},
-    "train": {"output_dir", "logging_steps", "save_steps", "save_total_limit"},
+    "train": {"output_dir", "logging_steps", "save_steps", "save_total_limit", "report_to"},
     "evaluation": {
         "eval_strategy",
         "eval_steps",

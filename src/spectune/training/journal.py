@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ class Journal:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.open(path, flags, 0o666)
         os.lseek(self._file, 0, os.SEEK_END)
+        self.follower: Callable[[str, int, Mapping[str, Any]], None] | None = None
+        """Told of every entry once it is written."""
 
     def rewind(self, position: int) -> bool:
         """Cut off what a resumed run will write again, all after byte `position`; false if the file is shorter."""
@@ -31,6 +34,8 @@ class Journal:
         """Append {"event", "step", …} and hand it to the operating system."""
         line = json.dumps({"event": event, "step": step, **fields}, ensure_ascii=False)
         write_all(self._file, line.encode() + b"\n")
+        if self.follower is not None:
+            self.follower(event, step, fields)
 
     def flush(self) -> None:
         """Have all entries on the disk: before a checkpoint that counts on them."""

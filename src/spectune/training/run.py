@@ -38,7 +38,7 @@ from spectune.training.checkpoint import Trained
 from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype, kind_of
-from spectune.training.directory import RunDirectory
+from spectune.training.directory import RunDirectory, step_of
 from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
@@ -54,6 +54,7 @@ from spectune.training.signals import Stop
 from spectune.training.space import check_space
 from spectune.training.step import StepOptions, window_loss
 from spectune.training.tokens import longest_target, make_loader, tokenize_splits
+from spectune.training.trackers import tracked
 
 INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: gradient` is summed over
 
@@ -87,7 +88,9 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     settings = resolve_settings(config.evaluation, longest_target(session, tokenizer, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready, stop)
-    with closing(loop.journal):
+    resumed_at = None if checkpoint is None else step_of(checkpoint)
+    trackers = tracked(config, session.paths.root, loop.journal, resumed_at=resumed_at, warn=session.reporter.warning)
+    with closing(loop.journal), trackers:
         check_space(session, adapted.engine)
         if checkpoint is None:
             _initialize(ready, loop)

@@ -93,23 +93,51 @@ def training_step(
         rate: its learning rate.
     """
     loss = window_loss(model, window, options)
-    paper = options.call_order == "paper"
-    if paper and not options.penalty_in_scores:
+    penalty, skip = before_update(
+        engine,
+        loss,
+        max_grad_norm=options.max_grad_norm,
+        penalty_in_scores=options.penalty_in_scores,
+        call_order=options.call_order,
+    )
+    set_learning_rate(optimizer, rate)
+    step_unless(optimizer, skip)
+    budget = after_update(engine, step, skip, options.call_order)
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, penalty, skip, budget)
+
+
+def before_update(
+    engine: AdaLoraEngine,
+    loss: Tensor | float,
+    *,
+    max_grad_norm: float | None,
+    penalty_in_scores: bool,
+    call_order: Literal["paper", "peft"],
+) -> tuple[Tensor, Tensor]:
+    """Between the window's backward and `optimizer.step()`: penalty, importance, clipping.
+
+    Returns:
+        The penalty, and whether the step has to be skipped since `loss` or a gradient is not finite; scalars on the
+        device.
+    """
+    paper = call_order == "paper"
+    if paper and not penalty_in_scores:
         engine.observe(~torch.isfinite(loss + torch.nn.utils.get_total_norm(_gradients(engine))))
     penalty = engine.add_orthogonality_gradient()
     gradients = _gradients(engine)
     norm = torch.nn.utils.get_total_norm(gradients)
     skip = ~torch.isfinite(loss + norm)
-    if paper and options.penalty_in_scores:
+    if paper and penalty_in_scores:
         engine.observe(skip)
-    clip(gradients, norm, options.max_grad_norm)
-    set_learning_rate(optimizer, rate)
-    step_unless(optimizer, skip)
-    if paper:
-        budget = engine.reallocate(step)
-    else:
-        due = engine.schedule.allocates(step)
-        engine.update_and_allocate(step, skip)
-        budget = engine.schedule.budget(step, engine.initial_budget, engine.target_budget) if due else None
-    optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, penalty, skip, budget)
+    clip(gradients, norm, max_grad_norm)
+    return penalty, skip
+
+
+def after_update(engine: AdaLoraEngine, step: int, skip: Tensor, call_order: Literal["paper", "peft"]) -> int | None:
+    """After `optimizer.step()`, before the gradients go: allocation; returns the budget where triplets were chosen."""
+    if call_order == "paper":
+        return engine.reallocate(step)
+    due = engine.schedule.allocates(step)
+    engine.update_and_allocate(step, skip)
+    return engine.schedule.budget(step, engine.initial_budget, engine.target_budget) if due else None

@@ -1,0 +1,34 @@
+"""Training that never calls the allocator keeps every rank: the commonest silent failure of AdaLoRA."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+STEPS_IN_SILENCE = 10  # PEFT's documentation asks for a call at every step
+
+
+class AllocatorWatch:
+    """Counts accumulation windows since the allocator's last call, on the host: a window begins without gradients."""
+
+    def __init__(self) -> None:
+        self._windows = 0
+
+    def answered(self) -> None:
+        """The allocator was called, or what went before was no training."""
+        self._windows = 0
+
+    def forward_in_training(self, bank: Tensor) -> None:
+        """Called at every root forward in training mode; warns once if windows go by and nothing is allocated."""
+        if bank.grad is not None or not torch.is_grad_enabled():
+            return
+        self._windows += 1
+        if self._windows == STEPS_IN_SILENCE + 1:
+            warnings.warn(
+                f"{STEPS_IN_SILENCE} steps without update_and_allocate(): AdaLoRA does not adapt its ranks; under "
+                "transformers' Trainer pass callbacks=[spectune.AdaLoraCallback()], in a loop of your own call "
+                "model.base_model.update_and_allocate(step) after optimizer.step()",
+                stacklevel=2,
+            )

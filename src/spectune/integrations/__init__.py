@@ -1,0 +1,1 @@
+"""spectune inside other people's training loops."""
