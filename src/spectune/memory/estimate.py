@@ -112,11 +112,11 @@ def _rehearse_on(
     from spectune.memory.rehearsal import evaluation_peak, training_peak
     from spectune.memory.stand_in import stand_in
 
-    packed, beams = quantized_maps(config.model, copied), config.evaluation.num_beams
+    packed = quantized_maps(config.model, copied)
     with FakeTensorMode():
         standing: Any = stand_in(copied, config, targets, packed, dtype)
         peaks = {shape: training_peak(standing, config, shape) for shape in largest.training}
-        return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, beams)
+        return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, largest.beams)
 
 
 def _gradient_start(model: PreTrainedModel, targets: tuple[str, ...]) -> int:
