@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "config_data": {"config_values"},
     "config": {"budget", "config_data", "config_values"},
     "yaml_text": {"errors"},
-    "runfile": _PLAIN,
+    "runfile": {*_PLAIN, "config_values"},
     "adapter": {"errors"},
     "data": {"errors", "config", "files", "starter"},
     "starter": {"errors", "files", "manifest", "adapter"},
