@@ -20,9 +20,9 @@ import typer
 from pydantic_core import PydanticUndefined
 from scripts.docs_picture import schedule_picture
 
-import spectune.config
 from spectune.cli.app import app
 from spectune.config import RunConfig
+from spectune.config_values import Section
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _WORDS: dict[Any, list[str]] = {
@@ -35,7 +35,6 @@ _WORDS: dict[Any, list[str]] = {
 
 def run_file_page() -> str:
     """Every key of the run file: what it may be, its default, what it does."""
-    notes = attribute_notes(inspect.getsource(spectune.config))
     lines = [
         "# Run file",
         "",
@@ -46,23 +45,25 @@ def run_file_page() -> str:
     ]
     for section, field in RunConfig.model_fields.items():
         kind: Any = field.annotation
+        notes = attribute_notes(inspect.getsource(kind))
         lines += ["", f"## {section}", "", (inspect.getdoc(kind) or "").splitlines()[0], ""]
         lines += ["| key | values | default | |", "|---|---|---|---|"]
         for name, entry in kind.model_fields.items():
             default = "required" if entry.is_required() else _value(entry.default)
-            note = " ".join(notes.get((kind.__name__, name), "").split())
+            note = " ".join(notes.get(name, "").split())
             lines.append(f"| `{name}` | {_cell(', '.join(_in_words(entry.annotation)))} | {default} | {_cell(note)} |")
     return "\n".join(lines) + "\n"
 
 
-def attribute_notes(source: str) -> dict[tuple[str, str], str]:
-    """(class, attribute) → the string written beneath the attribute."""
-    found = {}
-    for kind in (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)):
-        for entry, below in zip(kind.body, kind.body[1:], strict=False):
-            if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and _is_text(below):
-                found[kind.name, entry.target.id] = ast.literal_eval(below.value)  # type: ignore[attr-defined]
-    return found
+def attribute_notes(source: str) -> dict[str, str]:
+    """Attribute of a class → the string written beneath it."""
+    (kind,) = ast.parse(source).body
+    assert isinstance(kind, ast.ClassDef)
+    return {
+        entry.target.id: ast.literal_eval(below.value)  # type: ignore[attr-defined]
+        for entry, below in zip(kind.body, kind.body[1:], strict=False)
+        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and _is_text(below)
+    }
 
 
 def commands_page() -> str:
@@ -114,6 +115,8 @@ def _in_words(kind: Any) -> list[str]:
             return [f"list of {inner[0]}"]
         case builtins.dict:
             return ["mapping"]
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return ["mapping"]
     return _WORDS.get(kind, [])
 
 

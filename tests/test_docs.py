@@ -25,7 +25,9 @@ def test_every_key_of_the_run_file_is_on_its_page() -> None:
         part = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
         keys = getattr(field.annotation, "model_fields", {})
         assert keys
-        assert [line.split("`")[1] for line in part.splitlines() if line.startswith("| `")] == list(keys)
+        rows = [line for line in part.splitlines() if line.startswith("| `")]
+        assert [row.split("`")[1] for row in rows] == list(keys)
+        assert [row for row in rows if row.endswith("|  |")] == [], "a key of config.py without a note beneath it"
 
 
 def test_links_lead_to_files_and_headings() -> None:

@@ -161,6 +161,24 @@ def test_refused_before_the_base_is_loaded(tmp_path: Path, pairs: Path, monkeypa
         assert str(planned.value) == str(trained.value)
 
 
+def test_no_checkpoints_where_transformers_has_none() -> None:
+    wanted = config(train={"gradient_checkpointing": True})
+    with torch.device("meta"):
+        model = AutoModelForSeq2SeqLM.from_config(FSMTConfig(encoder_layers=1, decoder_layers=1))
+        assert family_notes(wanted, AutoModelForSeq2SeqLM.from_config(T5Config(num_layers=1))) == []
+    with pytest.raises(ConfigError, match="gradient_checkpointing: transformers has none for FSMT"):
+        family_notes(wanted, model)
+
+
+def test_a_plan_tokenises_with_the_runs_languages(tmp_path: Path, pairs: Path) -> None:
+    """M2M100's tokenizer takes no target before it knows its language."""
+    base = write_base("m2m_100", tmp_path / "base", SENTENCES)
+    languages = {"source_lang": "en", "target_lang": "es"}
+    memory = plan_run(RunConfig(**run(base, pairs, tmp_path / "run", data=languages))).memory
+    assert memory.from_rows
+    assert memory.training > 0
+
+
 def test_a_tokenizer_without_padding(tmp_path: Path) -> None:
     """The end token fills up; the mask hides it, so losses and outputs are those with padding."""
     directory = write_base("bart", tmp_path, SENTENCES)

@@ -6,6 +6,7 @@ and transformers write from the adapter's directory.
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 from pathlib import Path
@@ -65,6 +66,18 @@ def plainly(adapter: Path, texts: list[str], length: int, **mask: torch.Tensor) 
     return tokenizer, written
 
 
+def card(adapter: Path, form: str) -> str:
+    """The model card of an adapter or of an export of it; what it says is to be run is code."""
+    place = adapter.parent / form if form else adapter
+    if form:
+        spectune.export(adapter, place, format=form)
+    text = (place / "README.md").read_text("utf-8")
+    for code in text.split("```python\n")[1:]:
+        ast.parse(code.split("```")[0])
+    assert "from transformers import GenerationConfig" in text
+    return text
+
+
 def decoded(tokenizer: Any, written: torch.Tensor) -> list[str]:
     texts = tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]
@@ -83,7 +96,8 @@ def test_translation_with_language_codes(tmp_path: Path, data_root: Path) -> Non
     assert spectune.predict(adapter, texts) == outputs
     settings = json.loads((adapter / "generation_config.json").read_text("utf-8"))
     assert (settings["decoder_start_token_id"], settings["forced_bos_token_id"]) == (2, code)
-    assert "`generation_config.json` makes every output start with" in (adapter / "README.md").read_text("utf-8")
+    for form in ("", "lora", "adalora", "merged"):
+        assert "`generation_config.json` makes every output start with" in card(adapter, form)
 
 
 def test_summaries_by_led(tmp_path: Path, data_root: Path) -> None:
@@ -99,4 +113,5 @@ def test_summaries_by_led(tmp_path: Path, data_root: Path) -> None:
     assert spectune.predict(adapter, texts) == outputs
     assert sum(name.endswith("_global") for name in summary["ranks"]) == 2 * 3  # trained, whatever rank they keep
     assert json.loads((adapter / "generation_config.json").read_text("utf-8"))["global_attention"] == "first_token"
-    assert "global_attention_mask" in (adapter / "README.md").read_text("utf-8")
+    for form in ("", "lora", "adalora", "merged"):
+        assert "global_attention_mask" in card(adapter, form)

@@ -8,37 +8,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from spectune.budget import parse_budget
+from spectune.config_data import DataConfig
+from spectune.config_values import MOST, TAKEN_NAMES, Name, OpenUnit, PositiveInt, Probability, Rank, Section, Task
 
-_MOST = 2**31 - 1  # of steps, rows, tokens: beyond, a slip of the keyboard
-PositiveInt = Annotated[int, Field(ge=1, le=_MOST)]
-Rank = Annotated[int, Field(ge=1, le=65_536)]
-Name = Annotated[str, Field(min_length=1)]
-Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
-OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
-Task = Literal["classification", "summarization", "translation", "text2text"]
-
-# An adapter's name becomes a key of torch's ModuleDict and ParameterDict, which refuse those of their own methods.
-TAKEN_NAMES = frozenset(
-    """add_module apply bfloat16 buffers call_super_init children clear compile copy cpu cuda double dump_patches
-    eval extra_repr float forward fromkeys get get_buffer get_extra_state get_parameter get_submodule half
-    ipu items keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters
-    pop popitem register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
-    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule setdefault share_memory state_dict to
-    to_empty train training type update values xpu zero_grad T_destination""".split()
-)
-
-
-class Section(BaseModel):
-    """Shared rules: unknown keys are refused, values are fixed once made, NaN and infinity are refused."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), str_strip_whitespace=False
-    )
+__all__ = [
+    "TAKEN_NAMES",
+    "AdapterConfig",
+    "CheckpointingConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ModelConfig",
+    "RunConfig",
+    "Task",
+    "TrainConfig",
+]
 
 
 class ModelConfig(Section):
@@ -53,6 +39,7 @@ class ModelConfig(Section):
     quantization: Literal["int8", "nf4"] | None = None
     """Linear maps of the frozen base in 8 or 4 bits, by the bitsandbytes library (`pip install 'spectune[quant]'`)."""
     trust_remote_code: bool = False
+    """Let the base model bring code of its own from the hub."""
     global_attention: Literal["auto", "none"] = "auto"
     """LED: `auto` lets the first token see all others and be seen by them, in training and generation; `none` leaves
     the local windows alone. Other models have no such choice."""
@@ -67,80 +54,11 @@ class ModelConfig(Section):
         return self
 
 
-class DataConfig(Section):
-    """Where the text pairs come from and how they become tokens."""
-
-    train_file: Name | None = None
-    """CSV, TSV, JSON, JSON lines or Parquet; `starter` names the bundled data."""
-    validation_file: Name | None = None
-    test_file: Name | None = None
-    dataset_name: Name | None = None
-    """A directory written by `datasets`, a hub id, or `starter` (the bundled data)."""
-    dataset_config_name: Name | None = None
-    dataset_revision: Name | None = None
-    text_column: Name | None = None
-    """Column of the source text; `text` unless given. Excludes `source_template`."""
-    target_column: Name | None = None
-    """Column of the target text or label; `target`, else `label`, unless given."""
-    references_column: Name | None = None
-    """Column with a list of right outputs; `references` is used when the data has it."""
-    source_template: str | None = None
-    """Several columns in one source, as in `"premise: {premise} hypothesis: {hypothesis}"`."""
-    task: Task | None = None
-    """Decides the default metrics; classification if labels are named or the target column is `label`."""
-    label_names: dict[int | str, str] | list[str] | str | None = None
-    """Label → word: a mapping, a list in label order, or the path of a `labels.json`."""
-    source_prefix: str = ""
-    source_lang: Name | None = None
-    """Language code of the sources, for multilingual tokenizers (mBART, M2M100, NLLB, PLBart), as `en_XX`."""
-    target_lang: Name | None = None
-    """Language code of the targets; what every output is made to start with."""
-    max_source_length: PositiveInt = 256
-    """Tokens, the end token included; longer sources are cut and counted."""
-    max_target_length: PositiveInt = 128
-    padding: Literal["longest", "max_length"] = "longest"
-    validation_split: float | None = Field(default=0.1, gt=0.0, lt=1.0)
-    """Share of the training rows held out when no validation data is given; null: no validation."""
-    invalid_rows: Literal["drop", "error"] = "drop"
-    """Rows with an empty or missing text: left out and reported, or refused."""
-    max_train_samples: PositiveInt | None = None
-    max_validation_samples: PositiveInt | None = None
-    max_test_samples: PositiveInt | None = None
-    streaming: bool = False
-    """Training rows are read when they are needed, for data larger than memory; needs `train.max_steps`."""
-    shuffle_buffer_size: PositiveInt = 10_000
-    """Rows that are held for shuffling while streaming."""
-    cache_tokens: bool = True
-    """Keep the token ids of large data on disk, for the next run over the same data."""
-    cache_dir: Name | None = None
-    """Where they are kept; `spectune/tokens` in the user's cache directory unless given."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DataConfig:
-        if (self.train_file is None) == (self.dataset_name is None):
-            raise ValueError("give either train_file or dataset_name")
-        if self.text_column is not None and self.source_template is not None:
-            raise ValueError("give either text_column or source_template, not both")
-        if self.dataset_name is not None and (self.validation_file or self.test_file):
-            raise ValueError("validation_file and test_file go with train_file; a dataset brings its own splits")
-        if self.dataset_name is None and (self.dataset_config_name or self.dataset_revision):
-            raise ValueError("dataset_config_name and dataset_revision go with dataset_name, not train_file")
-        if (self.source_lang is None) != (self.target_lang is None):
-            raise ValueError("give both source_lang and target_lang, or neither")
-        if self.label_names is not None and self.task not in (None, "classification"):
-            raise ValueError(f"label_names belong to task: classification, not {self.task}")
-        if self.streaming and self.max_train_samples is not None:
-            raise ValueError(
-                "max_train_samples draws from all rows, which a stream does not know; set it to null, train.max_steps "
-                "bounds the run"
-            )
-        return self
-
-
 class AdapterConfig(Section):
     """AdaLoRA: PEFT's option names; steps may be given as fractions of the run."""
 
     init_r: Rank = 12
+    """Rank of every adapted matrix at the start; about 1.5 × target_r."""
     target_r: Rank | None = 8
     """Average rank per adapted matrix after the freeze; excludes `budget`."""
     budget: PositiveInt | Name | None = None
@@ -153,15 +71,19 @@ class AdapterConfig(Section):
     deltaT: PositiveInt | Literal["auto"] = "auto"
     """Steps between two allocations; `auto` is about 1/200 of the decreasing span."""
     beta1: OpenUnit = 0.85
+    """Of the moving average of sensitivity |θ·∂L/∂θ|."""
     beta2: OpenUnit = 0.85
+    """Of the moving average of its uncertainty."""
     orth_reg_weight: float = Field(default=0.1, ge=0.0, le=1e6)
     """Weight of the orthogonality penalty (the paper's γ)."""
     lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
     """ΔW = lora_alpha / init_r · PΛQ; `auto` is 2 · init_r."""
     lora_dropout: Probability = 0.0
+    """Dropout of what the low-rank maps read."""
     target_modules: Name | list[Name] = "auto"
     """`auto` (all attention and feed-forward matrices), `attention`, `feed_forward`, names, or a regular expression."""
     exclude_modules: Name | list[Name] | None = None
+    """Matrices that are left out: names, or a regular expression."""
     layers_to_transform: list[Annotated[int, Field(ge=0)]] | None = None
     """Numbers of the layers to adapt, of encoder and decoder alike; all unless given."""
     modules_to_save: list[Name] | None = None
@@ -171,12 +93,19 @@ class AdapterConfig(Section):
     trainable_token_indices: list[Annotated[int, Field(ge=0)]] | None = None
     """Ids of tokens whose embeddings are trained."""
     adapter_name: str = Field(default="default", pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
+    """PEFT's name of the adapter in the model; files do not depend on it."""
     init: Literal["random", "orthonormal", "gradient"] = "random"
+    """Start of the triplets: as in PEFT, orthonormal P and Q, or the singular vectors of a first gradient. λ starts
+    at 0."""
     init_from: str | None = None
     """Directory or hub id of a finished AdaLoRA adapter to go on from, under this run's own schedule."""
     importance: Literal["elementwise", "triplet"] = "elementwise"
+    """A triplet's score: of λ and the means over P's column and Q's row (the paper), or of λ alone."""
     pruning: Literal["revivable", "permanent"] = "revivable"
+    """Whether a cut triplet may come back before the freeze (the paper), or stays cut."""
     penalty_in_scores: bool = True
+    """Whether the gradient that importance is read from has the penalty in it (the paper), or the cross entropy
+    alone."""
     call_order: Literal["paper", "peft"] = "paper"
     """Importance before the optimizer's step (the paper) or after it (PEFT's users)."""
 
@@ -240,21 +169,33 @@ class TrainConfig(Section):
     """The training loop; names of transformers' `TrainingArguments`."""
 
     output_dir: Name = "runs/run"
+    """The run directory: checkpoints, journal, predictions, adapter, summary."""
     num_train_epochs: float = Field(default=3.0, gt=0.0, le=1e6)
+    """Passes over the training rows; fractions are allowed."""
     max_steps: PositiveInt | None = None
     """Optimizer steps; overrides num_train_epochs."""
     learning_rate: float = Field(default=1.0e-3, gt=0.0, le=100.0)
+    """The peak. AdaLoRA wants about 1e-3, since λ starts at 0."""
     per_device_train_batch_size: PositiveInt = 8
+    """Rows of a micro-batch."""
     gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches of an optimizer step; the loss is averaged over the target tokens of all of them."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the fall after the peak; none falls below 10 % of it before freeze_step."""
     warmup_ratio: float | None = Field(default=None, ge=0.0, lt=1.0)
     """Share of the run in which the learning rate rises; at most tinit. Default: half of tinit."""
     weight_decay: float = Field(default=0.0, ge=0.0, le=100.0)
+    """AdamW's, on the adapter's own numbers."""
     adam_beta1: Probability = 0.9
+    """AdamW's."""
     adam_beta2: Probability = 0.999
+    """AdamW's."""
     adam_epsilon: float = Field(default=1.0e-8, gt=0.0, le=1.0)
+    """AdamW's."""
     max_grad_norm: float | None = Field(default=1.0, gt=0.0)
+    """Gradients are clipped to this norm; null: not at all."""
     label_smoothing_factor: Probability = 0.0
+    """In the training loss only; reported evaluation losses have none."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping what it computed: time for memory."""
     gradient_checkpointing_kwargs: CheckpointingConfig | None = None
@@ -262,11 +203,15 @@ class TrainConfig(Section):
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the computation; model.dtype decides how the frozen weights are held."""
     use_cpu: bool = False
+    """Train on the CPU even where there is a GPU."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
+    """Of splits, order of rows, the start of the adapter, and dropout."""
     logging_steps: PositiveInt = 10
+    """Steps between two lines of the journal."""
     save_steps: PositiveInt | None = None
     """Steps between checkpoints; default: at every evaluation."""
     save_total_limit: PositiveInt = 2
+    """Checkpoints kept beside the best one."""
     report_to: Name | list[Name] = "none"
     """Trackers by accelerate's names (tensorboard, wandb, trackio, mlflow, comet_ml, …): they get what the journal
     gets."""
@@ -287,23 +232,31 @@ class EvaluationConfig(Section):
     """Evaluation by generation."""
 
     eval_strategy: Literal["epoch", "steps", "no"] = "epoch"
+    """Evaluate at the end of every epoch, every eval_steps, or only after training."""
     eval_steps: PositiveInt | None = None
+    """Optimizer steps between evaluations; goes with `eval_strategy: steps`."""
     eval_on_start: bool = True
     """Score the untrained model first, so that the gain is visible."""
     metrics: Annotated[list[Name], Field(min_length=1)] | Literal["auto"] = "auto"
+    """Names of metrics; `auto` is those of the task."""
     metric_for_best_model: Name | None = None
     """Default: the task's first metric. Only evaluations after the freeze are candidates."""
     load_best_model_at_end: bool = True
+    """Save the best checkpoint instead of the last."""
     early_stopping_patience: PositiveInt | None = None
     """Evaluations after the freeze without a better metric before the run ends."""
     num_beams: PositiveInt = 1
+    """Beams of the search; 1 is greedy."""
     max_new_tokens: PositiveInt | Literal["auto"] = "auto"
     """`auto`: the longest target plus 2."""
-    max_length: Annotated[int, Field(ge=2, le=_MOST)] | None = None
+    max_length: Annotated[int, Field(ge=2, le=MOST)] | None = None
     """Of the generated sequence, the start token included; excludes max_new_tokens."""
     length_penalty: float = Field(default=1.0, ge=-100.0, le=100.0)
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    """Exponent of the length in the score of a beam; above 0 prefers longer outputs. Needs num_beams above 1."""
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=MOST)] = 0
+    """No output repeats a run of so many tokens; 0: no such rule."""
     per_device_eval_batch_size: PositiveInt = 32
+    """Rows generated together."""
     constrain_labels: bool = False
     """Classification: also decode under the label words alone, with a probability for each label. Beside the free
     decoding: `constrained_prediction`, `label_probabilities`, `constrained_accuracy`, `constrained_macro_f1`."""

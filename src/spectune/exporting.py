@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from spectune.adapter.roles import role_of
-from spectune.budget import Budget, parse_budget
-from spectune.errors import AdapterError, ConfigError, RunError
-from spectune.files import write_json, write_text
+from spectune.budget import Budget
+from spectune.errors import AdapterError, RunError
+from spectune.export_checks import EXPORT, Form, Limit, check_form, check_limit, check_output
+from spectune.files import read_json, write_json, write_text
 from spectune.formats.adapter_files import CONFIG, IMPORTANCE, SETTINGS, WEIGHTS, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.formats.adapter_writing import in_order, readable
-from spectune.formats.model_card import ExportFacts, export_card
-from spectune.manifest import read_manifest, whole_directory
+from spectune.formats.export_card import ExportFacts, export_card
+from spectune.manifest import whole_directory
 from spectune.report.tables import role_summary
 
 if TYPE_CHECKING:
@@ -29,15 +30,10 @@ if TYPE_CHECKING:
     from spectune.formats.pruning import Keep
     from spectune.formats.saved_adapter import SavedAdapter
 
-Form = Literal["lora", "merged", "adalora"]
-FORMS: tuple[Form, ...] = ("lora", "merged", "adalora")
-Limit = float | Budget
-"""A target rank, or a budget."""
 CHOSEN_BY: Mapping[str, str] = {
     "importance": "the importance scores of the run",
     "size": "their size s·|λ|·‖P‖·‖Q‖, for the adapter brings no importance scores",
 }
-_EXPORT = "export"  # in a manifest: what may be replaced
 _CARRIED = re.compile(  # what makes texts of tokens, and how to generate; no code and no pickle
     r"(special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|generation_config|processor_config)\.json"
     r"|merges\.txt|vocab\.txt|.+\.(model|spm|jinja)"
@@ -113,57 +109,6 @@ def export(
     return export_adapter(path, settings, Path(output), form=form, limit=limit, trust_remote_code=trust_remote_code)
 
 
-def check_form(form: str) -> Form:
-    """Raises ConfigError for a name that is no form of an export."""
-    for known in FORMS:
-        if form == known:
-            return known
-    raise ConfigError(f"there is no format {form!r}; name one of {', '.join(FORMS)}")
-
-
-def check_limit(target_rank: float | None, budget: str | int | None) -> Limit | None:
-    """The one limit that was asked for; None where neither was. Raises ConfigError."""
-    if target_rank is not None and budget is not None:
-        raise ConfigError("give a target rank or a budget, not both")
-    if budget is not None:
-        try:
-            return parse_budget(budget)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    if target_rank is not None and not 0 < target_rank < float("inf"):
-        raise ConfigError(f"target rank {target_rank:g} is no rank; give a number above 0")
-    return target_rank
-
-
-def check_output(output: Path, adapter: Path, *, overwrite: bool) -> None:
-    """Refuse a place that cannot or must not be written.
-
-    Raises:
-        RunError: a file, a directory that holds something, or (also with `overwrite`) something that is no export.
-    """
-    if output.exists() and not output.is_dir():
-        raise RunError(f"{output} is a file; name a directory for the export")
-    place, source = output.resolve(), adapter.resolve()
-    if place == source or place in source.parents or source in place.parents:
-        raise RunError(f"{output} holds the adapter that is exported, or lies inside it; name another directory")
-    if output.is_dir() and any(output.iterdir()):
-        if not overwrite:
-            raise RunError(f"{output} is not empty; name another directory, or give --overwrite to replace it")
-        if not _is_export(output):
-            raise RunError(f"{output} is not empty and no export, so it is not replaced; name another directory")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output.parent} cannot be made: {error.strerror}") from None
-
-
-def _is_export(directory: Path) -> bool:
-    try:
-        return _EXPORT in read_manifest(directory).get("fingerprint", {})
-    except RunError:
-        return False
-
-
 def export_adapter(
     source: Path,
     settings: AdapterSettings,
@@ -198,7 +143,7 @@ def export_adapter(
     keep, chosen_by = keep_under(adapter, limit, lora=form == "lora")
     config, tensors = smaller(adapter, keep)
     kept = type(adapter)(source, config, tensors)
-    with whole_directory(output, fingerprint={_EXPORT: form}) as partial:
+    with whole_directory(output, fingerprint={EXPORT: form}) as partial:
         if form == "merged":
             _write_merged(partial, adapter, settings, keep, trust_remote_code)
         else:
@@ -281,15 +226,26 @@ def _write_merged(
 def _facts(
     before: SavedAdapter, after: SavedAdapter, settings: AdapterSettings, form: Form, chosen_by: str | None
 ) -> ExportFacts:
-    ranks = after.ranks()
+    ranks, source, target = after.ranks(), settings.data.source_lang, settings.data.target_lang
     base = settings.base_name or str(before.config["base_model_name_or_path"])
     return ExportFacts(
         form=form,
         base_model=base,
         base_is_local=Path(base).is_dir() or base.startswith(("/", ".", "~")) or base == "starter",
         base_revision=before.config.get("revision"),
+        languages=(source, target) if source is not None and target is not None else None,
+        first_token_global=_first_token_global(before.directory),
         ranks=ranks,
         rank_summary=role_summary(ranks, {name: role_of(name) for name in ranks}),
         before=sum(before.ranks().values()),
         chosen_by=None if chosen_by is None else CHOSEN_BY[chosen_by],
     )
+
+
+def _first_token_global(adapter: Path) -> bool:
+    """Whether the adapter's run gave LED's first tokens global attention (`evaluation.global_attention`)."""
+    try:
+        found = read_json(adapter / "generation_config.json")
+    except RunError:
+        return False
+    return isinstance(found, Mapping) and found.get("global_attention") == "first_token"

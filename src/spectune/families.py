@@ -68,8 +68,13 @@ def family_notes(config: RunConfig, model: Any) -> list[str]:
         model: the base or its skeleton.
 
     Raises:
-        ConfigError: `modules_to_save` names a module that the base never calls.
+        ConfigError: `modules_to_save` names a module that the base never calls, or its layers cannot be checkpointed.
     """
+    if config.train.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"train.gradient_checkpointing: transformers has none for {type(model).__name__}; set it to false, and "
+            "lower train.per_device_train_batch_size for less memory"
+        )
     notes = _tied_notes(config, model)
     prefix = _known_prefix(config, model.config)
     if prefix is not None and not config.data.source_prefix and config.data.source_template is None:

@@ -19,7 +19,7 @@ from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
 from spectune.errors import ConfigError, DataError, ModelError
 from spectune.evaluation.metrics import choose_metrics
-from spectune.families import family_notes
+from spectune.families import attention_block, family_notes
 from spectune.formats.adapter_files import check_start
 from spectune.memory.estimate import Memory, memory_of
 from spectune.memory.lengths import Largest, largest_batches
@@ -130,18 +130,23 @@ def plan_run(config: RunConfig) -> Plan:
         rate=outline.rate,
         targets=targets,
         parameters=parameters,
-        reckon=lambda: memory_of(config, model, targets, parameters, _largest(config, outline)),
+        reckon=lambda: memory_of(
+            config, model, targets, parameters, _largest(config, outline, attention_block(model.config))
+        ),
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )
 
 
-def _largest(config: RunConfig, outline: Outline) -> Largest:
+def _largest(config: RunConfig, outline: Outline, source_block: int) -> Largest:
     """The largest batches; of the run's own rows where data and tokenizer are at hand."""
     lengths, tokenizer = outline.lengths, None
     with suppress(ModelError):  # `train` will say so
         tokenizer = load_tokenizer(outline.base, config.model) if outline.data is not None else None
-    return largest_batches(config, outline.data, tokenizer, lengths.total_step / (lengths.steps_per_epoch or 1))
+    if tokenizer is not None:
+        set_languages(tokenizer, config.data)
+    epochs = lengths.total_step / (lengths.steps_per_epoch or 1)
+    return largest_batches(config, outline.data, tokenizer, epochs, source_block)
 
 
 def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:

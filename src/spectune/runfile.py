@@ -16,7 +16,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from spectune.config import RunConfig, Section
+from spectune.config import RunConfig
+from spectune.config_values import Section
 from spectune.errors import ConfigError
 from spectune.yaml_text import read_yaml, write_yaml
 

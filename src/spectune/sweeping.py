@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from spectune.budget import Budget
 from spectune.data.prepare import load_evaluation_examples
 from spectune.errors import ConfigError
-from spectune.exporting import Form, Limit, check_form, check_limit, keep_under, smaller
+from spectune.export_checks import Form, Limit, check_form, check_limit
+from spectune.exporting import keep_under, smaller
 from spectune.formats.adapter_files import locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 

@@ -53,7 +53,7 @@ def adapter(directory: Path, base: str) -> Path:
         json.dumps({"peft_type": "ADALORA", "base_model_name_or_path": base})
     )
     (directory / "adapter_model.safetensors").write_bytes(bytes(100))
-    (directory / "README.md").write_text("# A card\n")
+    (directory / "README.md").write_text("---\ntags: [adalora]\n---\n# A card\n")
     write_manifest(directory, {"seed": 1})
     return directory
 
@@ -92,6 +92,7 @@ def test_another_base_is_written_into_what_is_sent_alone(tmp_path: Path, run_cli
         (received / name).write_bytes(content)
     assert verify_manifest(received)["fingerprint"] == {"seed": 1}
     assert json.loads(hub.received["adapter_config.json"])["base_model_name_or_path"] == "owner/base"
+    assert hub.received["README.md"] == b"---\nbase_model: owner/base\ntags: [adalora]\n---\n# A card\n"
 
 
 def test_a_base_that_nobody_else_has_is_refused(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:

@@ -81,3 +81,37 @@ def test_full_lengths_without_rows_or_with_full_padding(table: Path, tiny_tokeni
         assert found == Largest((full,), BatchShape(32, 40, 30), 32, from_rows=False)
     padded = configuration(table, max_target_length=30, padding="max_length")
     assert reckoned(padded, tiny_tokenizer).training == (full,)
+
+
+def test_sources_fill_whole_blocks_where_the_model_pads_them(
+    table: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    config = configuration(table)
+    data, block = prepare_data(config.data, seed=config.train.seed), 16
+    limits = {"max_source_length": 40, "max_target_length": config.data.max_target_length}
+    rows = tokenize_examples(data.train, tiny_tokenizer, **limits, progress=None)
+    loader = BatchLoader(rows, batch_size=4, seed=config.train.seed, pad_token_id=0, source_block=block)
+    batches = [window.batches[0] for window in islice(loader, 2 * loader.windows_per_epoch)]
+    shapes = {
+        (len(one["labels"]), -(-one["input_ids"].shape[1] // block) * block, one["labels"].shape[1]) for one in batches
+    }
+    found = largest_batches(config, data, tiny_tokenizer, 2.0, block)
+    assert {(one.rows, one.source, one.target) for one in found.training} <= shapes
+    assert max(one.source for one in found.training) == 48
+    assert found.evaluation.source in (32, 48)
+    assert largest_batches(config, None, None, 2.0, block).training[0].source == 48
+
+
+@pytest.mark.parametrize(("labels", "num_beams", "expected"), [(3, 1, 3), (9, 1, 4), (9, 6, 6)])
+def test_branches_of_the_label_trie_count_as_beams(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, labels: int, num_beams: int, expected: int
+) -> None:
+    path = tmp_path / "labelled.jsonl"
+    rows = [{"text": f"profit rose {n}", "label": f"sales fell {n % labels}"} for n in range(ROWS)]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = []
+    for constrain in (False, True):
+        evaluation = {"num_beams": num_beams, "constrain_labels": constrain}
+        values = {"model": {"model_name_or_path": "x"}, "data": {"train_file": str(path)}, "evaluation": evaluation}
+        found.append(reckoned(load_run_config(None, base=values), tiny_tokenizer).beams)
+    assert found == [num_beams, expected]

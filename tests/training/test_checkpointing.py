@@ -7,10 +7,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.architectures.builders import build
+from tests.architectures.trial import OPTIONS, attached, rows
 from tests.training.conftest import Run
 
+import spectune
+from spectune.data.assembly import Window
 from spectune.errors import ConfigError
+from spectune.evaluation.decoding import first_token_mask
 from spectune.runfile import load_run_config
+from spectune.training.checkpointing import enable_checkpointing
+from spectune.training.step import window_loss
 
 ON: dict[str, Any] = {"gradient_checkpointing": True}
 REENTRANT: dict[str, Any] = ON | {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
@@ -47,6 +54,30 @@ def test_a_run_ends_where_it_ends_without(run: Run, model: dict[str, Any], monke
         expected = expected or found
         assert found[0] == expected[0]
         torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["switch_transformers", "nllb-moe", "led", "pegasus_x", "mvp (prompts)"])
+def test_gradients_of_families_with_ways_of_their_own(name: str) -> None:
+    """Experts, global attention, prompts; dropout and the routers' noise are drawn again as they were."""
+    expected = None
+    for kind in (None, False, True):
+        torch.manual_seed(0)
+        base = build(name)
+        model, engine = attached(base, spectune.default_targets(base))
+        if kind is not None:
+            enable_checkpointing(base, use_reentrant=kind)
+        batch = rows(0)
+        if name == "led":
+            batch["global_attention_mask"] = first_token_mask(batch["input_ids"])
+        with torch.no_grad():
+            for parameter in engine.parameters():
+                parameter.add_(0.05)  # λ starts at 0, and then neither P nor Q has a gradient
+        torch.manual_seed(5)
+        window_loss(model.train(), Window([batch], 15, 1, 4, 0.0), OPTIONS)
+        found = [parameter.grad for parameter in engine.parameters()]
+        expected = expected or found
+        assert all(float(one.abs().max()) > 0 for one in expected if one is not None)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

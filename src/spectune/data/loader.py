@@ -60,11 +60,11 @@ class BatchLoader:
             raise ValueError(f"accumulation {accumulation_steps}")
         self._tokenized = tokenized
         self._source_lengths = [len(ids) for ids in tokenized.input_ids]
-        self._source_blocks = [-(-length // source_block) for length in self._source_lengths]
         self._target_lengths = [len(ids) for ids in tokenized.labels]
         self._batch_size = batch_size
         self._accumulation_steps = accumulation_steps
         self._seed = seed
+        self._source_block = source_block
         self._assembler = Assembler(
             pad_token_id=pad_token_id,
             source_length=source_length,
@@ -131,11 +131,12 @@ class BatchLoader:
     def _windows_of(self, epoch: int) -> list[Batches]:
         if self._plan is None or self._plan[0] != epoch:
             batches = bucketed_batches(
-                self._source_blocks,
+                self._source_lengths,
                 self._target_lengths,
                 batch_size=self._batch_size,
                 seed=self._seed,
                 epoch=epoch,
+                source_block=self._source_block,
             )
             windows = cut_windows(
                 batches, accumulation_steps=self._accumulation_steps, world_size=self._assembler.world_size

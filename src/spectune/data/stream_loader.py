@@ -167,11 +167,12 @@ class StreamLoader:
         end = self._pass.place()
         self._ahead = next(self._pass.examples, None)
         batches = bucketed_batches(
-            [-(-len(ids) // self._source_block) for ids in tokenized.input_ids],
+            [len(ids) for ids in tokenized.input_ids],
             [len(ids) for ids in tokenized.labels],
             batch_size=self._batch_size,
             seed=self._seed,
             epoch=f"{self._epoch}/{self._number}",
+            source_block=self._source_block,
         )
         windows = cut_windows(
             batches, accumulation_steps=self._accumulation_steps, world_size=self._assembler.world_size

@@ -26,10 +26,11 @@ from spectune.evaluation.generation import generate_texts, generation_config, ge
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import LabelTrie, label_trie
 from spectune.evaluation.metrics import resolve_metrics
-from spectune.formats.adapter_files import WEIGHTS, read_adapter_config
+from spectune.formats.adapter_files import WEIGHTS
 from spectune.formats.adapter_settings import AdapterSettings
-from spectune.formats.adapter_tensors import check_fit, check_loaded, check_tensors, read_tensors
+from spectune.formats.adapter_tensors import check_fit, check_loaded
 from spectune.formats.digests import check_base
+from spectune.formats.saved_adapter import SavedAdapter
 from spectune.starter.bundle import model_directory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -127,8 +128,7 @@ def load_adapter(
         AdapterError: weights that do not fit, or a base that cannot be resolved.
     """
     source, weights = str(path), path / WEIGHTS
-    raw, tensors = read_adapter_config(path), read_tensors(weights)
-    check_tensors(weights, raw, tensors)
+    saved = SavedAdapter.read(path)
     with _one_line_of(source):
         config = PeftConfig.from_pretrained(source)
         name = _base_of(config, settings)
@@ -141,10 +141,10 @@ def load_adapter(
             trust_remote_code=trust_remote_code,
         )
     check_base(base, settings.base, source)
-    check_fit(weights, raw, tensors, base)
+    check_fit(weights, saved.config, saved.tensors, base)
     with _one_line_of(source), without_peft_chatter():
         model: PeftModel = PeftModel.from_pretrained(base, source)
-    check_loaded(weights, tensors, model, "default")
+    check_loaded(weights, saved.tensors, model, "default")
     tokenizer = _load_tokenizer(source, name)
     set_languages(tokenizer, settings.data, required=False)
     set_first_tokens(base, tokenizer)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from spectune.errors import AdapterError, ConfigError, RunError, first_line
-from spectune.files import read_json, write_json
+from spectune.files import read_json, write_json, write_text
 from spectune.formats.adapter_files import CONFIG
 from spectune.hub import LOG_IN
 from spectune.manifest import MANIFEST, verify_manifest, write_manifest
@@ -136,5 +136,16 @@ def _settle_base(copy: Path, base_model: str | None, manifest: dict[str, Any]) -
     if base_model != named:
         write_json(copy / CONFIG, {**config, _BASE: base_model})
         (copy / MANIFEST).unlink()
+        _name_base(copy / "README.md", base_model)
         write_manifest(copy, manifest.get("fingerprint"))
     return base_model
+
+
+def _name_base(card: Path, base_model: str) -> None:
+    """Put the base into the header of a model card that names none, because it was a directory."""
+    if not card.is_file():
+        return
+    text = card.read_text(encoding="utf-8")
+    opening, header = "---\n", text.removeprefix("---\n").split("\n---")[0]
+    if text.startswith(opening) and "base_model:" not in header:
+        write_text(card, f"{opening}base_model: {base_model}\n{text.removeprefix(opening)}")

@@ -60,7 +60,7 @@ def memory_of(
         model: the base's skeleton.
         largest: batches to reckon with.
     """
-    dtype = _dtype(config, model.config.model_type)
+    dtype = _dtype(config, model.config)
     peaks, evaluation = _rehearse(config, model, targets, largest, dtype)
     batch = max(peaks, key=lambda shape: peaks[shape])
     return Memory(
@@ -76,14 +76,14 @@ def memory_of(
     )
 
 
-def _dtype(config: RunConfig, model_type: str) -> torch.dtype:
+def _dtype(config: RunConfig, base_config: Any) -> torch.dtype:
     """What `auto` is here; what is named may be meant for another machine."""
     import torch
 
-    from spectune.training.device import choose_device, choose_dtype
+    from spectune.training.device import choose_device, choose_dtype, kind_of
 
     if config.model.dtype == "auto":
-        return choose_dtype(config, model_type, choose_device(config.train.use_cpu)[0])[0]
+        return choose_dtype(config, kind_of(base_config), choose_device(config.train.use_cpu)[0])[0]
     named: torch.dtype = getattr(torch, config.model.dtype)
     return named
 
@@ -112,11 +112,11 @@ def _rehearse_on(
     from spectune.memory.rehearsal import evaluation_peak, training_peak
     from spectune.memory.stand_in import stand_in
 
-    packed, beams = quantized_maps(config.model, copied), config.evaluation.num_beams
+    packed = quantized_maps(config.model, copied)
     with FakeTensorMode():
         standing: Any = stand_in(copied, config, targets, packed, dtype)
         peaks = {shape: training_peak(standing, config, shape) for shape in largest.training}
-        return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, beams)
+        return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, largest.beams)
 
 
 def _gradient_start(model: PreTrainedModel, targets: tuple[str, ...]) -> int:

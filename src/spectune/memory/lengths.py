@@ -50,10 +50,16 @@ class Largest:
     """The most that generation adds."""
     from_rows: bool
     """Whether they are the run's own; else every length is the most that the settings allow."""
+    beams: int = 1
+    """Outputs that are searched for side by side, of each row: beams, or branches of the label trie."""
 
 
 def largest_batches(
-    config: RunConfig, data: PreparedData | None, tokenizer: PreTrainedTokenizerBase | None, epochs: float
+    config: RunConfig,
+    data: PreparedData | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    epochs: float,
+    source_block: int = 1,
 ) -> Largest:
     """The largest training and evaluation batches.
 
@@ -61,28 +67,30 @@ def largest_batches(
         data: None where it was not read; of a stream, too, nobody knows the longest row.
         tokenizer: None where there is none.
         epochs: of the run.
+        source_block: tokens that the model pads sources to a multiple of (`families.attention_block`).
 
     Raises:
         UserError: lengths that hold no text, rows without a token.
     """
     rows, section = config.train.per_device_train_batch_size, config.data
-    full = BatchShape(rows, section.max_source_length, section.max_target_length)
-    evaluated = config.evaluation.per_device_eval_batch_size
+    full = BatchShape(rows, _padded(section.max_source_length, source_block), section.max_target_length)
+    evaluated, beams = config.evaluation.per_device_eval_batch_size, _beams(config, data)
     if data is None or tokenizer is None or data.stream is not None:
         evaluation = BatchShape(evaluated, full.source, full.target)
-        return Largest((full,), evaluation, _new_tokens(config, full.target), from_rows=False)
+        return Largest((full,), evaluation, _new_tokens(config, full.target), from_rows=False, beams=beams)
     train, complete = _lengths(data.train, tokenizer, config)
     if section.padding == "max_length":
         training: tuple[BatchShape, ...] = (full,)
     elif complete:
-        training = _of_epochs(train, config, math.ceil(epochs))
+        training = _of_epochs(train, config, math.ceil(epochs), source_block)
     else:
-        training = (BatchShape(min(rows, len(data.train)), *_longest(train)),)
+        training = (BatchShape(min(rows, len(data.train)), *_longest(train, source_block)),)
     validation = _lengths(data.validation or data.train[:_PROOF_ROWS], tokenizer, config)[0]
     test = _lengths(data.test, tokenizer, config)[0]
     longest_target = _longest(train + validation)[1]
-    shapes = [BatchShape(min(evaluated, len(some)), *_longest(some)) for some in (validation, test) if some]
-    return Largest(training, max(shapes), _new_tokens(config, longest_target), from_rows=True)
+    splits = [some for some in (validation, test) if some]
+    shapes = [BatchShape(min(evaluated, len(some)), *_longest(some, source_block)) for some in splits]
+    return Largest(training, max(shapes), _new_tokens(config, longest_target), from_rows=True, beams=beams)
 
 
 def _new_tokens(config: RunConfig, longest_target: int) -> int:
@@ -91,6 +99,16 @@ def _new_tokens(config: RunConfig, longest_target: int) -> int:
 
     settings = resolve_settings(config.evaluation, longest_target)
     return settings.max_new_tokens or (settings.max_length or 2) - 1
+
+
+def _beams(config: RunConfig, data: PreparedData | None) -> int:
+    """Rows that stand for one: its beams, or the branches of the label trie that are followed at once."""
+    from spectune.evaluation.constrained import BRANCHES_AT_ONCE
+
+    beams, verbalizer = config.evaluation.num_beams, None if data is None else data.verbalizer
+    if not config.evaluation.constrain_labels or verbalizer is None:
+        return beams
+    return max(beams, min(BRANCHES_AT_ONCE, len(verbalizer.words)))
 
 
 def _lengths(
@@ -106,18 +124,24 @@ def _lengths(
     return [(len(ids), len(labels)) for ids, labels in zip(found.input_ids, found.labels, strict=True)], complete
 
 
-def _longest(lengths: Lengths) -> tuple[int, int]:
-    return max(source for source, _ in lengths), max(target for _, target in lengths)
+def _longest(lengths: Lengths, source_block: int = 1) -> tuple[int, int]:
+    return _padded(max(source for source, _ in lengths), source_block), max(target for _, target in lengths)
 
 
-def _of_epochs(lengths: Lengths, config: RunConfig, epochs: int) -> tuple[BatchShape, ...]:
+def _padded(length: int, block: int) -> int:
+    return -(-length // block) * block
+
+
+def _of_epochs(lengths: Lengths, config: RunConfig, epochs: int, source_block: int) -> tuple[BatchShape, ...]:
     """Of the run's own batches the one with the longest sources, and the one with the longest targets."""
     sources, targets = [source for source, _ in lengths], [target for _, target in lengths]
     rows, seed = config.train.per_device_train_batch_size, config.train.seed
     shapes = {
-        BatchShape(len(batch), *_longest([lengths[row] for row in batch]))
+        BatchShape(len(batch), *_longest([lengths[row] for row in batch], source_block))
         for epoch in range(min(epochs, _EPOCHS))
-        for batch in bucketed_batches(sources, targets, batch_size=rows, seed=seed, epoch=epoch)
+        for batch in bucketed_batches(
+            sources, targets, batch_size=rows, seed=seed, epoch=epoch, source_block=source_block
+        )
     }
     by_source = max(shapes, key=lambda shape: (shape.rows * shape.source, shape.target))
     by_target = max(shapes, key=lambda shape: (shape.rows * shape.target, shape.source))

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from spectune.adapter.initialization import Triplets, start_from_triplets
 from spectune.errors import AdapterError
-from spectune.formats.adapter_files import WEIGHTS, check_start, read_adapter_config
+from spectune.formats.adapter_config import scale
+from spectune.formats.adapter_files import check_start
 from spectune.formats.adapter_settings import AdapterSettings
-from spectune.formats.adapter_tensors import check_tensors, read_tensors, split_entries
+from spectune.formats.adapter_tensors import split_entries
+from spectune.formats.saved_adapter import SavedAdapter
 from spectune.training.model import Adapted
 
 
@@ -30,9 +32,8 @@ def start_from_adapter(adapted: Adapted, location: str, base_digest: str, dtype:
     store = adapted.engine.store
     path = check_start(location, adapted.engine.schedule.init_r)
     _check_same_base(path, base_digest, dtype)
-    config, tensors = read_adapter_config(path), read_tensors(path / WEIGHTS)
-    check_tensors(path / WEIGHTS, config, tensors)
-    entries, rest = split_entries(tensors)
+    finished = SavedAdapter.read(path)
+    entries, rest = split_entries(finished.tensors)
     triplets = {
         name: Triplets(kinds["E"].float().flatten(), kinds["A"].float(), kinds["B"].float().t())
         for name, kinds in entries.items()
@@ -45,7 +46,7 @@ def start_from_adapter(adapted: Adapted, location: str, base_digest: str, dtype:
         if shape != widths[name]:
             raise AdapterError(f"{path} is of another base: {name} is {shape} there and {widths[name]} here")
     _start_modules(path, adapted.model, rest)
-    start_from_triplets(store, triplets, _scale(config))
+    start_from_triplets(store, triplets, scale(finished.config))
     return sum(len(one.values) for one in triplets.values())
 
 
@@ -60,11 +61,6 @@ def _start_modules(path: Path, model: Any, rest: dict[str, Tensor]) -> None:
         if name not in own or own[name].shape != tensor.shape:
             raise AdapterError(f"{path} also holds {name}; let adapter.modules_to_save name its module")
         own[name].copy_(tensor)
-
-
-def _scale(config: dict[str, Any]) -> float:
-    """s of a saved adapter: PEFT's lora_alpha / (init_r + 1e-5)."""
-    return float(config["lora_alpha"] / (config["init_r"] + 1e-5))
 
 
 def _check_same_base(path: Path, digest: str, dtype: str) -> None:
