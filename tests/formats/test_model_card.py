@@ -7,7 +7,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from spectune.formats.model_card import CardFacts, escape, model_card
+from spectune.formats.markdown import escape
+from spectune.formats.model_card import CardFacts, model_card
 
 NASTY = "<script>alert(1)</script> | *bold* `code` [link](javascript:x) _em_ &amp; \n# head"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,11 @@ from spectune.evaluation.evaluate import Evaluation
 from spectune.training.outputs import versions
 from spectune.training.session import Ready, name_of
 
-if TYPE_CHECKING:
-    from spectune.training.loop import Loop
-
 SCORE_BINS = 30
 MOST_LABELS = 100  # more of them in one split are told by their number alone
 
 
-def start_facts(ready: Ready, loop: Loop) -> dict[str, Any]:
+def start_facts(ready: Ready) -> dict[str, Any]:
     """What is known before the first step: schedule, budget, parameters, matrices, machine, data. JSON values."""
     session, adapted = ready.session, ready.adapted
     engine = adapted.engine
@@ -36,7 +33,7 @@ def start_facts(ready: Ready, loop: Loop) -> dict[str, Any]:
         },
         "parameters": {"trainable": adapted.trainable, "total": adapted.total},
         "matrices": [matrix.name for matrix in engine.store.matrices],
-        "steps_per_epoch": loop.loader.windows_per_epoch,
+        "steps_per_epoch": session.outline.lengths.steps_per_epoch,
         "device": session.device.type,
         "dtype": name_of(session.dtype),
         "versions": versions(),

@@ -235,7 +235,7 @@ def _start(ready: Ready, loop: Loop, checkpoint: Path | None) -> None:
         resume_run(session, loop, checkpoint)
     write_text(session.paths.root / "run.yaml", dump_run_config(session.config))
     if checkpoint is None:
-        loop.journal.write("start", 0, **start_facts(ready, loop))
+        loop.journal.write("start", 0, **start_facts(ready))
     if checkpoint is None and loop.evaluate is not None and session.config.evaluation.eval_on_start:
         result = loop.evaluate()
         values = {name: metric.value for name, metric in result.metrics.items()}
