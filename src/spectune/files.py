@@ -41,11 +41,15 @@ _AT_THIS_DIRECTORY, _EXCHANGE = -100, 2  # of Linux's renameat2
 def circumstance(error: BaseException) -> str | None:
     """One line about a failure that is the machine's state and no slip in our code (full disk, …); else None."""
     if isinstance(error, OSError) and error.errno in _CIRCUMSTANCES:
-        return f"{error.filename or 'the machine'}: {error.strerror}"
+        return f"{error.filename or 'the machine'}: {error.strerror}{_remedy(error.errno)}"
     number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors reports the system's errors in its own class
     if type(error).__name__ == "SafetensorError" and number and int(number[1]) in _CIRCUMSTANCES:
-        return f"writing tensors: {os.strerror(int(number[1]))}"
+        return f"writing tensors: {os.strerror(int(number[1]))}{_remedy(int(number[1]))}"
     return None
+
+
+def _remedy(number: int | None) -> str:
+    return "; make room there, or name another place" if number in (errno.ENOSPC, errno.EDQUOT) else ""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -64,7 +68,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         write_new(partial, content)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a write to an open file does not know its name
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

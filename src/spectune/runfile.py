@@ -50,6 +50,7 @@ _EXPECTED = {
     "string_type": "a text (in quotes)",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "model_type": "a mapping",
     "string_too_short": "a text that is not empty",
     "string_too_long": "a shorter text",
     "string_pattern_mismatch": "made of letters, digits, _ and - only, the first a letter or digit",
@@ -162,6 +163,17 @@ def _unknown_keys(values: Values) -> Iterator[str]:
         for key in entries:
             if key not in known:
                 yield f"{section}.{key} is not a known key{_nearest(key, known, f'{section}.')}"
+            elif isinstance(entries[key], Mapping) and (inner := _keys_inside(section, key)):
+                unknown = [name for name in map(str, entries[key]) if name not in inner]
+                yield from (f"{section}.{key}: {name} is not a known key{_nearest(name, inner)}" for name in unknown)
+
+
+def _keys_inside(section: str, key: str) -> list[str]:
+    """The keys of a value that is a small section of its own; none for other values."""
+    kinds = get_args(SECTIONS[section].model_fields[key].annotation)
+    return [
+        name for kind in kinds if isinstance(kind, type) and issubclass(kind, Section) for name in kind.model_fields
+    ]
 
 
 def _nearest(name: str, known: list[str], prefix: str = "") -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,22 @@ def test_ranks_as_a_picture(run_cli: RunCli, adapter: Path) -> None:
     assert colours is not None
     shades = {colour for count, colour in colours if count > 500}
     assert len(shades) >= 6, "paper and five ranks"
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(
+    run_cli: RunCli, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("ranks.json").write_text("old")
+
+    def full(handle: int, content: memoryview) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        finished = run_cli("ranks", adapter, "--format", "json", "--output", "ranks.json")
+    assert finished.error() == "ranks.json: No space left on device; make room there, or name another place"
+    assert [path.name for path in Path().iterdir()] == ["ranks.json"]
+    assert Path("ranks.json").read_text() == "old"
 
 
 def test_the_darkest_cell_has_the_highest_rank() -> None:

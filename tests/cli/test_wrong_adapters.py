@@ -153,3 +153,12 @@ def test_undamaged_it_would_be_loaded(run_cli: RunCli, adapter: Path, tmp_path: 
     texts.write_text("profit rose\n", encoding="utf-8")
     with pytest.raises(pytest.fail.Exception, match="a base was loaded"):
         run_cli("predict", adapter, texts)
+
+
+@pytest.mark.parametrize("command", [["predict"], ["ranks"], ["push", "owner/name", "--dry-run"]])
+def test_a_stopped_run_is_told_from_no_adapter(run_cli: RunCli, tmp_path: Path, command: list[str]) -> None:
+    run = tmp_path / "stopped"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "run.yaml").touch()
+    told = f"{run} is a run without a finished adapter; continue it with: spectune train {run / 'run.yaml'} --resume"
+    assert run_cli(command[0], run, *command[1:]).error() == told

@@ -19,6 +19,11 @@ SETTINGS = [
     ("model.revision=v1", "model.revision v1 goes with a hub id"),
     ('model.revision=""', "model.revision: '' is not a text that is not empty"),
     ("model.dtype=fp16", "model.dtype: 'fp16' is not one of 'auto', 'float32', 'bfloat16' or 'float16'"),
+    (
+        "train.gradient_checkpointing_kwargs={open}use_reentrnt: true{close}",
+        "train.gradient_checkpointing_kwargs: use_reentrnt is not a known key; did you mean use_reentrant?",
+    ),
+    ("train.gradient_checkpointing_kwargs=true", "train.gradient_checkpointing_kwargs: True is not a mapping"),
     ("model.trust_remote_code=1", "model.trust_remote_code: 1 is not true or false"),
     ("data.train_file=", "data.train_file: '' is not a text that is not empty"),
     ("data.train_file=null", "data: give either train_file or dataset_name"),

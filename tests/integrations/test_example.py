@@ -1,4 +1,4 @@
-"""`examples/seq2seq_trainer.py` as a person runs it: a process of its own, offline; and as the README shows it."""
+"""`examples/seq2seq_trainer.py` as a person runs it: a process of its own, offline; and as its page shows it."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def test_the_example_trains_and_saves(tmp_path: Path) -> None:
     assert len(load_file(tmp_path / "adapter" / "adapter_model.safetensors")) > 0
 
 
-def test_the_readme_shows_what_the_example_does() -> None:
-    section = (ROOT / "README.md").read_text("utf-8").split("## With transformers' Trainer")[1].split("\n## ")[0]
-    code = section.split("```python")[1].split("```")[0]
+def test_the_page_shows_what_the_example_does() -> None:
+    code = (ROOT / "docs" / "trainer.md").read_text("utf-8").split("```python")[1].split("```")[0]
     shown = {line.strip().rstrip(",") for line in code.splitlines() if "callbacks=" in line or "total_step" in line}
     source = {line.strip().split("  #")[0].rstrip(",") for line in EXAMPLE.read_text("utf-8").splitlines()}
     assert len(shown) == 2

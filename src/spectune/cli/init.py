@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spectune.errors import ConfigError
+from spectune.files import write_text
 
 
 def init(
@@ -27,7 +27,5 @@ def init(
     from spectune.proposal import propose_run_file
 
     text = propose_run_file(data, model=model)
-    partial = output.with_name(f"{output.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, output)
+    write_text(output, text)
     typer.echo(f"wrote {output}; check it, then: spectune plan {output}")

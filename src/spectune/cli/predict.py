@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
 from spectune.errors import ConfigError
+from spectune.files import write_text
 
 
 def predict(
@@ -40,6 +40,4 @@ def predict(
     if output is None:
         typer.echo(text, nl=False)
         return
-    partial = output.with_name(f"{output.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, output)
+    write_text(output, text)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spectune.errors import ConfigError
+from spectune.files import write_bytes
 
 _FORMATS = ("table", "json", "png")
 
@@ -34,9 +34,7 @@ def ranks(
     if target is None:
         typer.echo(content.decode(), nl=False)
         return
-    partial = target.with_name(f"{target.name}.part")
-    partial.write_bytes(content)
-    os.replace(partial, target)
+    write_bytes(target, content)
     typer.echo(f"wrote {target}")
 
 

@@ -85,8 +85,17 @@ def check_start(location: str, init_r: int) -> Path:
     return path
 
 
+def check_unfinished(path: Path) -> None:
+    """Raises AdapterError for the directory of a run that was stopped before it wrote its adapter."""
+    if (path / "checkpoints").is_dir() and (path / "run.yaml").is_file():
+        raise AdapterError(
+            f"{path} is a run without a finished adapter; continue it with: spectune train {path / 'run.yaml'} --resume"
+        )
+
+
 def _check(path: Path) -> None:
     if not (path / CONFIG).is_file():
+        check_unfinished(path)
         raise AdapterError(f"{path} is not an adapter's directory: it holds no {CONFIG}")
     if not (path / WEIGHTS).is_file():
         if (path / _PICKLE).exists():

@@ -13,7 +13,7 @@ from typing import Any
 
 from spectune.errors import AdapterError, ConfigError, RunError, first_line
 from spectune.files import read_json, write_json, write_text
-from spectune.formats.adapter_files import CONFIG
+from spectune.formats.adapter_files import CONFIG, check_unfinished
 from spectune.hub import LOG_IN
 from spectune.manifest import MANIFEST, verify_manifest, write_manifest
 
@@ -115,6 +115,7 @@ def _directory(location: str) -> Path:
 
 def _verified(path: Path) -> dict[str, Any]:
     if not (path / MANIFEST).is_file():
+        check_unfinished(path)
         raise AdapterError(f"{path} holds no {MANIFEST}: it is not what `spectune train` or `export` wrote")
     try:
         return verify_manifest(path, free=("README.md",))
