@@ -244,8 +244,10 @@ def _facts(
 
 def _first_token_global(adapter: Path) -> bool:
     """Whether the adapter's run gave LED's first tokens global attention (`evaluation.global_attention`)."""
+    from spectune.evaluation.decoding import FIRST_TOKEN, GLOBAL_ATTENTION
+
     try:
         found = read_json(adapter / "generation_config.json")
     except RunError:
         return False
-    return isinstance(found, Mapping) and found.get("global_attention") == "first_token"
+    return isinstance(found, Mapping) and found.get(GLOBAL_ATTENTION) == FIRST_TOKEN

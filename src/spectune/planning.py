@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from spectune.adapter.roles import role_of
 from spectune.adapter.schedule import RankSchedule, resolve_schedule
@@ -118,6 +119,7 @@ def plan_run(config: RunConfig) -> Plan:
     model = skeleton(config.model)
     notes = [*outline.notes, *check_lengths(config.data, model.config, evaluation=config.evaluation)]
     notes += family_notes(config, model)
+    _check_dtype(config, model.config)
     if config.data.source_lang is not None:  # a code that the tokenizer does not know
         set_languages(load_tokenizer(outline.base, config.model), config.data)
     targets = find_modules(config, model)
@@ -136,6 +138,12 @@ def plan_run(config: RunConfig) -> Plan:
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )
+
+
+def _check_dtype(config: RunConfig, base_config: Any) -> None:
+    from spectune.training.device import check_dtype, kind_of  # with torch, which the skeleton has brought
+
+    check_dtype(config.model.dtype, kind_of(base_config))
 
 
 def _largest(config: RunConfig, outline: Outline, source_block: int) -> Largest:

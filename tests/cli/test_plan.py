@@ -43,7 +43,9 @@ def test_memory_is_of_the_rows_where_they_can_be_tokenised(run_cli: RunCli, run_
     refused = run_cli("plan", run_file, *small, "data.max_target_length=1")
     assert "data.max_target_length 1 leaves no token" in refused.error()
     assert not refused.out
-    assert run_cli("plan", run_file, *small, "model.dtype=float16").status == 0, "it may be meant for a GPU"
+    half = ("train.max_steps=20", "model.dtype=float16")
+    assert run_cli("plan", run_file, *half).status == 0, "it may be meant for a GPU"
+    assert "overflows in t5" in run_cli("plan", run_file, *small, *half).error(), "wherever it is trained"
 
 
 def test_a_missing_table_needs_max_steps(run_cli: RunCli, run_file: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.architectures.builders import build
 from tests.training.conftest import tiny_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
@@ -170,3 +171,16 @@ def test_a_family_whose_forward_reads_its_data() -> None:
     with rehearsed("bart", config) as standing:
         nearest = training_peak(standing, config, SHAPE)
     assert found.training == pytest.approx(nearest, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["encoder-decoder (GPT-2)", "t5gemma", "t5gemma2", "switch_transformers"])
+def test_families_with_maps_caches_and_names_of_their_own(name: str) -> None:
+    """GPT-2's transposed maps, windows in the cache, experts whose forward reads its data; T5's names for sizes."""
+    with torch.device("meta"):
+        model = build(name)
+    model.tie_weights()
+    config, targets = configuration(evaluation={"num_beams": 3}), tuple(default_targets(model))
+    largest = Largest((SHAPE,), SHAPE, 8, from_rows=False, beams=3)
+    found = memory_of(config, model, targets, parameters_of(config, model, targets), largest)
+    assert 100_000 < found.training < 10_000_000  # two layers of width 16
+    assert found.evaluation > 0

@@ -15,14 +15,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from spectune.data.examples import Example
 from spectune.data.languages import set_languages
 from spectune.data.sources import STARTER
-from spectune.data.tokenization import TokenizedSet, tokenize_examples
+from spectune.data.tokenization import TokenizedSet, position_limit, tokenize_examples
 from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
 from spectune.evaluation.constrained import LabelDecoder, LabelOutputs
-from spectune.evaluation.decoding import AfterBatch
+from spectune.evaluation.decoding import AfterBatch, base_of
 from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.first_tokens import set_first_tokens
-from spectune.evaluation.generation import generate_texts, generation_config, generation_model, resolve_settings
+from spectune.evaluation.generation import (
+    GenerationSettings,
+    generate_texts,
+    generation_config,
+    generation_model,
+    resolve_settings,
+)
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import LabelTrie, label_trie
 from spectune.evaluation.metrics import resolve_metrics
@@ -59,13 +65,13 @@ class TrainedAdapter:
         settings, verbalizer = self.settings, self.settings.verbalizer
         trie = self._trie() if settings.evaluation.constrain_labels else None
         tokenized = self._tokenize(examples)
-        longest = min(tokenized.truncation.longest_target, settings.data.max_target_length)
+        longest = min(tokenized.truncation.longest_target, self._most("target"))
         return evaluate_examples(
             self.model,
             self.tokenizer,
             examples,
             tokenized,
-            settings=resolve_settings(settings.evaluation, longest),
+            settings=self._decoding(longest),
             metric_names=resolve_metrics(settings.evaluation.metrics, settings.task, trie is not None),
             labels=None if verbalizer is None else verbalizer.words,
             task=settings.task,
@@ -84,12 +90,12 @@ class TrainedAdapter:
             ConfigError: two labels are the same tokens.
         """
         trie = self._trie()
-        settings = resolve_settings(self.settings.evaluation, self.settings.data.max_target_length)
+        settings = self._decoding(self._most("target"))
         decoder = LabelDecoder(self.model, trie, settings, len(examples))
         return self._generate(examples, decoder.add), decoder.outputs()
 
     def _generate(self, examples: Sequence[Example], after_batch: AfterBatch | None) -> list[str]:
-        settings = resolve_settings(self.settings.evaluation, self.settings.data.max_target_length)
+        settings = self._decoding(self._most("target"))
         with generation_model(self.model) as generator:
             return generate_texts(
                 generator,
@@ -100,16 +106,28 @@ class TrainedAdapter:
                 after_batch=after_batch,
             )
 
+    def _decoding(self, longest_target: int) -> GenerationSettings:
+        return resolve_settings(self.settings.evaluation, longest_target, self._positions("target"))
+
+    def _positions(self, side: str) -> int | None:
+        return position_limit(base_of(self.model).config, side)
+
+    def _most(self, side: str) -> int:
+        """Tokens that are kept: a run's lengths fit its base, the defaults for somebody else's adapter may not."""
+        data = self.settings.data
+        length = data.max_source_length if side == "source" else data.max_target_length
+        return min(length, self._positions(side) or length)
+
     def _trie(self) -> LabelTrie:
         words = self.settings.label_words()
-        return label_trie(words, self.tokenizer, self.settings.data.max_target_length)
+        return label_trie(words, self.tokenizer, self._most("target"))
 
     def _tokenize(self, examples: Sequence[Example]) -> TokenizedSet:
         return tokenize_examples(
             examples,
             self.tokenizer,
-            max_source_length=self.settings.data.max_source_length,
-            max_target_length=self.settings.data.max_target_length,
+            max_source_length=self._most("source"),
+            max_target_length=self._most("target"),
         )
 
 

@@ -85,7 +85,8 @@ def _dtype(config: RunConfig, base_config: Any) -> torch.dtype:
     if config.model.dtype == "auto":
         return choose_dtype(config, kind_of(base_config), choose_device(config.train.use_cpu)[0])[0]
     named: torch.dtype = getattr(torch, config.model.dtype)
-    return named
+    # BART and its kin look at values in float16, to clamp them, and here are none; bfloat16 is as large
+    return torch.bfloat16 if named == torch.float16 else named
 
 
 def _rehearse(

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutput
 
 from spectune.config import RunConfig
 from spectune.data.loader import Window
@@ -66,20 +68,30 @@ def evaluation_peak(model: Any, shape: BatchShape, new_tokens: int, beams: int) 
 
 def _next_token(model: Any, encoded: Any, mask: Tensor, length: int, beams: int) -> None:
     """The last step of a search: caches of the whole length are read, and one row of logits for each beam sorted."""
+    hidden = encoded[0].repeat_interleave(beams, 0) if beams > 1 else encoded[0]
     inputs: dict[str, Any] = {
-        "encoder_outputs": (encoded[0].repeat_interleave(beams, 0) if beams > 1 else encoded[0],),
+        "encoder_outputs": BaseModelOutput(last_hidden_state=hidden),
         "attention_mask": mask.repeat_interleave(beams, 0),
         "decoder_input_ids": mask.new_ones(len(mask) * beams, 1),
     }
     cache = model(**inputs, use_cache=True).past_key_values
-    for layer in cache.self_attention_cache.layers if cache is not None else ():
-        rows, heads, _, width = layer.keys.shape
-        layer.keys, layer.values = (layer.keys.new_empty(rows, heads, max(1, length - 1), width) for _ in range(2))
+    layers = cache.self_attention_cache.layers if cache is not None else []
+    full = [_full(layer, length) for layer in layers]
+    if all(type(layer) is DynamicLayer for layer in layers):  # others (windows) keep count, and are read as they are
+        for layer, (keys, values) in zip(layers, full, strict=True):
+            layer.keys, layer.values = keys, values
     logits = model(**inputs, past_key_values=cache, use_cache=True).logits
     scores = logits[:, -1].to(copy=True, dtype=torch.float32)
     if beams > 1:
         scores = torch.log_softmax(scores, -1).add(0.0).view(len(mask), -1)
     scores.topk(2 * beams if beams > 1 else 1)
+
+
+def _full(layer: Any, length: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of a cache layer, each (rows, heads, length − 1, width)."""
+    rows, heads, _, width = layer.keys.shape
+    keys, values = (layer.keys.new_empty(rows, heads, max(1, length - 1), width) for _ in range(2))
+    return keys, values
 
 
 def _weights(model: Any) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -15,7 +16,11 @@ from spectune.adapter.linear import Factors, adapted_linear
 from spectune.config import RunConfig
 from spectune.training.checkpointing import enable_checkpointing
 
-_SIZES = ("layers", "attention_heads", "ffn_dim")
+_SIZES: dict[str, tuple[str, ...]] = {  # of a stack: BART's name, and what other families call it
+    "layers": ("{}_layers", "num_{}_layers", "num_layers", "num_hidden_layers"),
+    "attention_heads": ("{}_attention_heads", "num_{}_attention_heads", "num_heads", "num_attention_heads"),
+    "ffn_dim": ("{}_ffn_dim", "d_ff", "intermediate_size"),
+}
 
 
 def stand_in(
@@ -49,8 +54,17 @@ def stand_in(
 
 def bart_like(config: Any) -> Any:
     """A BART of the sizes that `config` names, on the meta device, for families whose forward reads its data (LED)."""
-    names = ("vocab_size", "d_model", *(f"{stack}_{size}" for stack in ("encoder", "decoder") for size in _SIZES))
-    sizes = {name: getattr(config, name) for name in names if hasattr(config, name)}
+    wanted = {"vocab_size": ("vocab_size",), "d_model": ("d_model", "hidden_size")}
+    for stack in ("encoder", "decoder"):
+        wanted |= {f"{stack}_{size}": tuple(name.format(stack) for name in names) for size, names in _SIZES.items()}
+    found = {
+        size: next((getattr(config, name) for name in names if hasattr(config, name)), None)
+        for size, names in wanted.items()
+    }
+    sizes = {size: value for size, value in found.items() if value is not None}
+    for heads in ("encoder_attention_heads", "decoder_attention_heads"):  # mT5's need not divide the width
+        if heads in sizes and "d_model" in sizes:
+            sizes[heads] = math.gcd(sizes[heads], sizes["d_model"])
     with torch.device("meta"):
         model = BartForConditionalGeneration(BartConfig(**sizes))
     model.tie_weights()
@@ -62,8 +76,9 @@ def _adapted(base: Any, layer: Any, config: RunConfig, dtype: torch.dtype) -> An
     rank, dropout = config.adapter.init_r, nn.Dropout(config.adapter.lora_dropout)
     low = torch.bfloat16 if config.train.mixed_precision == "bf16" else dtype
     factors = Factors(None)
-    factors.q = torch.empty(rank, layer.in_features, dtype=low, requires_grad=True)
-    factors.s = torch.empty(rank, layer.out_features, dtype=low, requires_grad=True)
+    outputs, inputs = reversed(layer.weight.shape) if type(layer).__name__ == "Conv1D" else layer.weight.shape
+    factors.q = torch.empty(rank, inputs, dtype=low, requires_grad=True)
+    factors.s = torch.empty(rank, outputs, dtype=low, requires_grad=True)
 
     def forward(x: Tensor) -> Tensor:
         return adapted_linear(base, x, factors, dropout if dropout.p and layer.training else None)

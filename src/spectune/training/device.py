@@ -44,6 +44,19 @@ def kind_of(base_config: Any) -> str:
     return _WITH_PROMPTS if with_prompts else str(base_config.model_type)
 
 
+def check_dtype(wanted: str, model_type: str) -> None:
+    """Refuse a precision that this kind of base cannot work in, on whatever machine.
+
+    Raises:
+        ConfigError: float16 for a T5 (its activations overflow); less than float32 for MVP's prompts.
+    """
+    # transformers makes the attention mask of prompts in float32, and cannot multiply with it
+    if model_type == _WITH_PROMPTS and wanted not in ("auto", "float32"):
+        raise ConfigError(f"model.dtype {wanted}: {model_type} works in float32 alone; use auto or float32")
+    if wanted == "float16" and any(kin in model_type for kin in _OVERFLOWING):
+        raise ConfigError(f"model.dtype float16 overflows in {model_type}; use auto, bfloat16 or float32")
+
+
 def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tuple[torch.dtype, str]:
     """Precision of the base's weights, and why.
 
@@ -56,12 +69,11 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
         device: where it will be.
 
     Raises:
-        ConfigError: float16 on a CPU, or for a T5 (its activations overflow); less than float32 for MVP's prompts.
+        ConfigError: float16 on a CPU, or what `check_dtype` refuses.
     """
     wanted = config.model.dtype
-    if model_type == _WITH_PROMPTS:  # transformers makes their attention mask in float32, and cannot multiply with it
-        if wanted not in ("auto", "float32"):
-            raise ConfigError(f"model.dtype {wanted}: {model_type} works in float32 alone; use auto or float32")
+    check_dtype(wanted, model_type)
+    if model_type == _WITH_PROMPTS:
         return torch.float32, f"{model_type} works in float32 alone"
     if wanted == "auto" and config.model.quantization == "int8":
         return torch.float32, "auto: PEFT's 8-bit layer returns float32"
@@ -69,8 +81,6 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
         return fastest_dtype(device)
     if wanted == "float16" and device.type == "cpu":
         raise ConfigError("model.dtype float16 needs a GPU; use auto, float32 or bfloat16")
-    if wanted == "float16" and any(kin in model_type for kin in _OVERFLOWING):
-        raise ConfigError(f"model.dtype float16 overflows in {model_type}; use auto, bfloat16 or float32")
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype, "as configured"
 
