@@ -38,6 +38,7 @@ def test_memory_is_of_the_rows_where_they_can_be_tokenised(run_cli: RunCli, run_
     finished = run_cli("plan", run_file, *small)
     assert not finished.err
     assert "an estimate at the largest of its own batches" in finished.out
+    assert "0.5 GB  imported libraries, about, not in the sum" in finished.out
     assert "gradients of whole matrices before the first step" in finished.out
     assert "at full length" in run_cli("plan", run_file, *small, "data.train_file=gone.csv").out
     refused = run_cli("plan", run_file, *small, "data.max_target_length=1")

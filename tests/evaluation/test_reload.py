@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ def test_a_changed_adapter_is_found_out(saved: Saved) -> None:
     assert proof.first_mismatch["live"] != proof.first_mismatch["reloaded"]
     assert proof.first_mismatch["text"] == SOURCES[proof.first_mismatch["row"] - 1]
     assert proof.live["exact_match"] > proof.reloaded["exact_match"]
+    assert f"; row {proof.first_mismatch['row']} was '" in proof.difference()
+    long = replace(proof, first_mismatch={"row": 3, "text": "t" * 2000, "live": "a" * 2000, "reloaded": "b" * 2000})
+    assert len(long.difference()) < 300
 
 
 def test_a_missing_base_ends_in_one_line(

@@ -116,6 +116,7 @@ def _memory_lines(memory: Memory) -> Iterator[str]:
         yield f"  {_size(memory.start):>12}  gradients of whole matrices before the first step"
     yield f"  {_size(memory.evaluation):>12}  the same and caches of an evaluation, {memory.evaluation_batch} tokens"
     yield f"  {_size(memory.process):>12}  the process beside them"
+    yield f"  {'0.5 GB':>12}  imported libraries, about, not in the sum"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -27,6 +27,7 @@ from spectune.evaluation.evaluate import accepted_texts
 from spectune.evaluation.metrics import compute_metrics, text_metrics
 
 MAX_ROWS = 1000
+_SHOWN_CHARACTERS = 80
 _CHILD = Path(__file__).with_name("reload_child.py")
 
 
@@ -44,6 +45,12 @@ class ReloadProof:
     """Metrics of the compared rows, by the live model."""
     reloaded: dict[str, float]
     seconds: float
+
+    def difference(self) -> str:
+        """Half a line about the rows whose texts differ; the whole of the first is in `first_mismatch`."""
+        first = self.first_mismatch or {}
+        live, reloaded = (repr(first.get(key, ""))[:_SHOWN_CHARACTERS] for key in ("live", "reloaded"))
+        return f"{self.mismatches} of {self.rows} predictions; row {first.get('row')} was {live} and is {reloaded}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,8 +130,8 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
     if not proof.identical:
         raise AdapterError(
-            f"the reloaded adapter differs in {proof.mismatches} of {proof.rows} predictions; "
-            f"the first: {proof.first_mismatch}"
+            f"the reloaded adapter differs in {proof.difference()} "
+            f"({session.paths.root / 'summary.json'} has its source under reload)"
         )
     session.reporter.line(
         f"reloaded with plain PEFT in a new process: {proof.rows:,} of {proof.rows:,} predictions identical"
