@@ -17,6 +17,7 @@ from transformers import AutoModelForSeq2SeqLM, BitsAndBytesConfig
 
 from spectune.adapter.initialization import start_from_gradient
 from spectune.adapter.peft_host import attach, detach
+from spectune.adapter.peft_inference import plain_arithmetic
 
 FLOAT, BRAIN = torch.float32, torch.bfloat16
 # PEFT's 8-bit layer returns float32 whatever comes in, so no model in bfloat16 runs with it
@@ -120,6 +121,23 @@ def test_saved_and_reloaded_by_peft(
     for other in (plain, copy.deepcopy(model), detach(model)):
         torch.testing.assert_close(logits(other), expected, rtol=0, atol=unit)
         assert torch.equal(generated(other), tokens)
+
+
+@pytest.mark.parametrize(("family", "kind", "dtype"), CASES)
+def test_an_evaluation_is_bit_for_bit_the_reloaded_adapter(
+    directory: Path, family: str, kind: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """PEFT rounds a pruned adapter to what the base multiplies in while it loads it."""
+    model = adapted(quantized(directory, family, kind, dtype), spread=0.3)
+    engine = attach(model)
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_peft(model, optimizer, range(1, FREEZE + 2))
+    engine.compact(optimizer)
+    model.save_pretrained(tmp_path)
+    plain = PeftModel.from_pretrained(quantized(directory, family, kind, dtype), tmp_path).eval()
+    model.eval()
+    with plain_arithmetic(model):
+        assert torch.equal(logits(model), logits(plain))
 
 
 def test_4_bit_weights_stay_as_they_are_in_evaluation(directory: Path) -> None:

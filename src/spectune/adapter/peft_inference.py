@@ -20,6 +20,7 @@ from spectune.adapter.peft_classes import HostedLayer, HostedTuner, plain_class
 from spectune.adapter.peft_entries import rank_pattern
 
 Forward = Callable[..., Tensor]
+_ENTRIES = ("lora_A", "lora_E", "lora_B")
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def plain_arithmetic(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             pruned = hosted and rank_pattern(tuner.engine) is not None
             for layer in layers:
-                replacement = _lean(layer, pruned) or _pefts(layer)
+                replacement = _lean(layer, pruned) or _quantised(layer, pruned) or _pefts(layer)
                 if replacement is not None:
                     layer.forward = replacement
             if hosted:
@@ -59,25 +60,55 @@ def _lean(layer: Any, pruned: bool) -> Forward | None:
     """
     base = layer.get_base_layer()
     kind = plain_class(layer) if isinstance(layer, HostedLayer) else type(layer)
-    if kind is not SVDLinear or not _is_bare(base) or layer.training or layer.disable_adapters or layer.merged:
+    if kind is not SVDLinear or not _is_bare(base) or layer.training:
         return None
-    active = [name for name in layer.active_adapters if name in layer.lora_A]
-    if len(active) != 1:
+    name = _only_adapter(layer)
+    if name is None:
         return None
-    name = active[0]
     if not len(layer.lora_E[name]):  # pruned to nothing: PEFT adds zeros
         return lambda x: F.linear(x, base.weight, base.bias)
-    a, e, b = (getattr(layer, kind)[name] for kind in ("lora_A", "lora_E", "lora_B"))
-    if pruned:
-        a, e, b = (entry.to(base.weight.dtype).to(entry.dtype) for entry in (a, e, b))
+    a, e, b = _as_loaded(layer, name, pruned)
     return _forward(
         base.weight,
         base.bias,
         down=(a * e).t(),
-        up=b.contiguous().t(),  # in memory as a load has it; the engine's alias is transposed
+        up=b.t(),
         alpha=layer.scaling[name],
         rank=layer.ranknum[name] + 1e-5,
     )
+
+
+def _quantised(layer: Any, pruned: bool) -> Forward | None:
+    """PEFT's own forward of a hosted quantised layer with one active adapter, over entries as a load has them."""
+    name = _only_adapter(layer)
+    if not isinstance(layer, HostedLayer) or not layer.quantized or name is None:
+        return None
+    entries = zip(_ENTRIES, _as_loaded(layer, name, pruned), strict=True)
+    loaded = {kind: nn.ParameterDict({name: nn.Parameter(entry, requires_grad=False)}) for kind, entry in entries}
+    kind = plain_class(layer)
+    stand_in = kind.__new__(kind)  # shares everything with the layer but its entries
+    stand_in.__dict__ = {**vars(layer), "_modules": {**vars(layer)["_modules"], **loaded}}
+    return stand_in.forward  # type: ignore[no-any-return]
+
+
+def _only_adapter(layer: Any) -> str | None:
+    """The one active adapter of a layer that is neither disabled nor merged; None where it is otherwise."""
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    return active[0] if len(active) == 1 and not layer.disable_adapters and not layer.merged else None
+
+
+def _as_loaded(layer: Any, name: str, pruned: bool) -> list[Tensor]:
+    """A, E and B with the values, and the order in memory, that a load of the saved adapter gives them.
+
+    PEFT makes the entries of a pruned adapter anew, in the precision that the base multiplies in, before it copies the
+    saved ones into them; only then does it turn them into float32. The engine's alias of B is transposed in memory.
+    """
+    base = layer.get_base_layer()
+    dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
+    entries = [getattr(layer, kind)[name].detach() for kind in _ENTRIES]
+    if pruned and dtype.is_floating_point:
+        entries = [entry.to(dtype).to(entry.dtype) for entry in entries]
+    return [entry.contiguous() for entry in entries]
 
 
 def _forward(weight: Tensor, bias: Tensor | None, *, down: Tensor, up: Tensor, alpha: float, rank: Tensor) -> Forward:
