@@ -22,18 +22,28 @@ def test_all_see_the_same_and_the_file_has_its_fields(tmp_path: Path, monkeypatc
         lines = [json.dumps({"text": f"{text} {split}", "target": target}) for text, target in PAIRS]
         (tmp_path / "words" / f"{split}.jsonl").write_text("\n".join(lines))
     monkeypatch.setenv("SPECTUNE_DATA", str(tmp_path))
-    monkeypatch.setattr(pipeline, "fastest_dtype", lambda device: (torch.bfloat16, "for all machines alike"))
+    monkeypatch.setattr(pipeline, "fastest_dtype", lambda device: (torch.float32, "on all machines alike"))
     monkeypatch.setattr(pipeline, "write", partial(writing.write, directory=tmp_path))
     pipeline.main("--shape tiny-words --task words --rows 18 --validation-rows 6 --batch 2".split())
     found = json.loads((tmp_path / "pipeline-tiny-words-words.json").read_text())
     assert (found["rows"], found["validation_rows"], found["steps"]) == (18, 6, 9)
     names = [row["contender"] for row in found["results"]]
     assert names == list(found["seconds"])
-    assert names[-1] == "spectune, bfloat16"
+    assert names[-1] == "spectune, float32"
     assert all(abs(row["loss against spectune's"]) < 0.01 for row in found["results"])
     assert found["results"][-1]["of them proof"] > 0
-    assert found["results"][-1]["bfloat16 is faster by"] == 1
+    assert found["results"][-1]["float32 is faster by"] == 1
     assert {"command", "versions", "machine"} <= set(found)
+
+
+@pytest.mark.parametrize(("dtype", "best"), [(torch.float32, "float32"), (torch.bfloat16, "bfloat16")])
+def test_the_best_precision_of_the_machine_comes_last(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, best: str
+) -> None:
+    monkeypatch.setattr(pipeline, "fastest_dtype", lambda device: (dtype, ""))
+    names = list(pipeline.contenders())
+    assert names[-1] == f"spectune, {best}"
+    assert sum(name.startswith("trainer") for name in names) == (1 if best == "float32" else 3)
 
 
 def test_a_contender_that_saw_less_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ def export(
     if len(ranks) > 1:
         raise ConfigError("several target ranks go with --sweep")
     from spectune import exporting
+    from spectune.files import read_json
 
     rank = ranks[0] if ranks else None
     result = exporting.export(adapter, output, target_rank=rank, budget=budget, overwrite=overwrite, **common)
@@ -58,6 +59,8 @@ def export(
     if result.chosen_by is not None:
         typer.echo(f"kept {kept:,} of {result.before:,} triplets, chosen by {exporting.CHOSEN_BY[result.chosen_by]}")
     typer.echo(f"wrote {result.directory} ({result.form}, {result.weights_bytes / 1e3:,.0f} kB of weights)")
+    if result.form == "merged":  # a base that `dtype: auto` held in bfloat16 is written so
+        typer.echo(f"weights in {read_json(result.directory / 'config.json').get('dtype')}, as the run held its base")
 
 
 def _sweep(
