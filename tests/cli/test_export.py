@@ -52,6 +52,12 @@ def test_ranks_as_a_table(run_cli: RunCli, adapter: Path) -> None:
     assert "encoder self-attention" in finished.out
 
 
+def test_a_merged_model_says_its_precision(run_cli: RunCli, adapter: Path) -> None:
+    finished = run_cli("export", adapter, "--format", "merged", "--output", "whole")
+    assert finished.status == 0, finished.err
+    assert finished.out.endswith("weights in float32, as the run held its base\n")
+
+
 def test_ranks_as_json(run_cli: RunCli, adapter: Path) -> None:
     answer = json.loads(run_cli("ranks", adapter, "--format", "json").out)
     assert answer["ranks"] == spectune.ranks(adapter)
