@@ -21,6 +21,7 @@ from spectune.config import RunConfig
 from spectune.data.tokenization import TokenizedSet
 from spectune.errors import RunError
 from spectune.formats.digests import tokenizer_digest
+from spectune.launch import world_size
 from spectune.training.bfloat16 import device_name
 
 _SHAPING = ("spectune", "torch", "transformers", "peft", "numpy")  # a new version of these may round differently
@@ -41,6 +42,12 @@ _FREE: dict[str, set[str]] = {
         "per_device_eval_batch_size",
     },
 }
+LOCAL = {
+    *(f"model.{name}" for name in ("model_name_or_path", "trust_remote_code")),
+    *(f"data.{name}" for name in ("train_file", "validation_file", "test_file", "dataset_name", "cache_dir")),
+    *("adapter.init_from", "train.output_dir", "environment.machine"),
+}
+"""Flat names of what the processes of one run may have otherwise: places on their machines, and the machines."""
 _SPOKEN = {
     "dtype": "model.dtype",
     "data.train": "the training data or its tokenization (SHA-256)",
@@ -103,7 +110,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": python,
         **versions,
         "threads": threads,
-        "processes": 1,
+        "processes": world_size(),
         "machine": f"{device.type}: {device_name(device)}",
     }
 
@@ -117,7 +124,7 @@ def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list
     Raises:
         RunError: another run; names the first difference.
     """
-    before, now = _flat(saved), _flat(here)
+    before, now = flatten(saved), flatten(here)
     for key in dict.fromkeys([*now, *before]):
         if before.get(key) != now.get(key) and key != "environment.machine":
             raise RunError(_refusal(key, before.get(key), now.get(key)))
@@ -125,6 +132,13 @@ def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list
     if before.get(key) == now.get(key):
         return []
     return [f"the checkpoint was made on another machine ({before.get(key)}): the run goes on, but not bit for bit"]
+
+
+def check_processes(saved: Mapping[str, Any]) -> None:
+    """Raises RunError where the checkpoint was made by another number of processes."""
+    before = saved.get("environment", {}).get("processes", world_size())
+    if before != world_size():
+        raise RunError(_refusal("environment.processes", before, world_size()))
 
 
 def _refusal(key: str, before: Any, now: Any) -> str:
@@ -145,13 +159,13 @@ def _short(value: Any) -> str:
     return f"{text[:13]}…'" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else text
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"settings": {"adapter": {"init_r": 4}}}` → `{"settings.adapter.init_r": 4}`; at most three levels."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name.count(".") < 2:
-            flat |= _flat(value, f"{name}.")
+            flat |= flatten(value, f"{name}.")
         else:
             flat[name] = value
     return flat

@@ -11,7 +11,7 @@ from spectune.files import read_json, replaced_directory
 from spectune.manifest import read_manifest, verify_manifest
 from spectune.training.checkpoint import newest_checkpoint
 from spectune.training.directory import list_checkpoints
-from spectune.training.fingerprint import check_fingerprint, settings_of
+from spectune.training.fingerprint import check_fingerprint, check_processes, settings_of
 from spectune.training.loop import Loop
 from spectune.training.saving import restore_loop
 from spectune.training.session import Session
@@ -23,7 +23,7 @@ def resume_run(session: Session, loop: Loop, checkpoint: Path) -> None:
     Raises:
         RunError: a checkpoint of another run; says what differs.
     """
-    saved = read_manifest(checkpoint).get("fingerprint", {})
+    saved = session.processes.first(lambda: read_manifest(checkpoint).get("fingerprint", {}))
     for line in check_fingerprint(saved, loop.fingerprint):
         session.reporter.warning(line)
     if session.config.data.streaming:
@@ -52,6 +52,7 @@ def find_checkpoint(session: Session, resume: bool | str) -> Path:
         session.reporter.warning(note)
     here = {"settings": settings_of(session.config), "schedule": asdict(session.outline.schedule)}
     saved = read_manifest(path).get("fingerprint", {})
+    check_processes(saved)  # of another number of processes an epoch, and so the schedule, has other steps
     check_fingerprint({name: saved.get(name, {}) for name in here}, here)  # the rest when the model is loaded
     return path if path.parent.resolve() == session.paths.checkpoints.resolve() else _adopt(session, path)
 
