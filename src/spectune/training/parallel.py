@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 _WAIT = timedelta(hours=24)
 """The longest that one process works while others wait: the reload proof. One that has died is noticed at once."""
+_MEET = timedelta(minutes=5)
+"""The longest that the processes may take to find one another."""
 _SPOKEN = "spectune/spoken"
 
 
@@ -236,7 +238,9 @@ def _meet(use_cpu: bool) -> bool:
     if "nccl" in needed:
         own_device(torch.device("cuda"))
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if "nccl" in needed else "gloo", timeout=_WAIT)
+        store, own, size = next(dist.rendezvous("env://", timeout=_MEET))
+        backend = "cpu:gloo,cuda:nccl" if "nccl" in needed else "gloo"
+        dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=_WAIT)
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RunError(f"the processes do not meet at {place}: {first_line(error)}") from None
