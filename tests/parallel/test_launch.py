@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def test_a_process_without_rows_adds_nothing() -> None:
     loss = window_loss(
         model,
         window,
-        StepOptions(device=torch.device("cpu"), autocast=torch.inference_mode, call_order="paper", **options),
+        StepOptions(device=torch.device("cpu"), autocast=nullcontext, call_order="paper", **options),
     )
     assert loss.item() == 0.0
 
