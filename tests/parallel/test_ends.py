@@ -40,9 +40,26 @@ def test_resume_is_bitwise(group: Group, config: Config, whole: Path, step: int)
     assert same_end(config, whole)
 
 
-def test_another_number_of_processes_is_refused(group: Group, config: Config, whole: Path) -> None:
-    [found] = group.run(1, config, resume=str(whole / "checkpoints" / "step-7"))
-    assert "processes was 2 and is 1 now; start 2 of them" in found["message"]
+@pytest.mark.parametrize("size", [1, 3])
+def test_another_number_of_processes_goes_on(group: Group, config: Config, whole: Path, size: int) -> None:
+    found = group.run(size, config, resume=str(whole / "checkpoints" / "step-7"))
+    assert [one["error"] for one in found] == [None] * size, found
+    assert len(found[0]["sent"]) == 7
+    assert all(one["summary"]["reload_identical"] for one in found)
+    assert len({tuple(one["drawn"]) for one in found}) == size
+
+
+def test_a_run_of_epochs_asks_for_its_steps(group: Group, config: Config, tmp_path: Path) -> None:
+    """An epoch of five steps has ten with one process."""
+    config["train"] |= {"max_steps": None, "num_train_epochs": 2.8, "save_steps": 7, "save_total_limit": 20}
+    assert [one["error"] for one in group.run(2, config)] == [None, None]
+    place = str(tmp_path / "run" / "checkpoints" / "step-7")
+    config["train"]["output_dir"] = str(tmp_path / "other")
+    [found] = group.run(1, config, resume=place)
+    assert "the run would have 28 steps instead of 14; give train.max_steps=14, or start 2" in found["message"]
+    config["train"]["max_steps"] = 14
+    [found] = group.run(1, config, resume=place)
+    assert found["error"] is None, found
 
 
 def test_sigterm_to_one_process_stops_all_with_a_checkpoint(group: Group, config: Config, whole: Path) -> None:

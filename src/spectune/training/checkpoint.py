@@ -151,6 +151,13 @@ def _extra(engine: AdaLoraEngine) -> dict[str, torch.nn.Parameter]:
     return {f"extra.{number}": p for number, p in enumerate(engine.parameters()) if number >= banks}
 
 
+def seed_all(seed: int) -> None:
+    """Seed all random generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def random_state() -> RandomState:
     """Of this process: torch's on the CPU and on its GPUs, Python's and NumPy's (some models draw from it)."""
     return RandomState(_random_tensors(), _random_values())
@@ -176,6 +183,8 @@ def _random_values() -> dict[str, Any]:
 
 
 def _restore_random(tensors: dict[str, Tensor], state: dict[str, Any], rank: int) -> None:
+    if rank > len(state.get("randoms", [])):  # made by fewer processes; this one is seeded anew
+        return
     prefix, values = (
         ("random", state["random"]) if rank == 0 else (f"process.{rank}.random", state["randoms"][rank - 1])
     )

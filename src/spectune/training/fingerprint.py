@@ -48,6 +48,8 @@ LOCAL = {
     *("adapter.init_from", "train.output_dir", "environment.machine"),
 }
 """Flat names of what the processes of one run may have otherwise: places on their machines, and the machines."""
+_MACHINE, _PROCESSES = "environment.machine", "environment.processes"
+_LENGTH = ("settings.train.max_steps", "settings.train.num_train_epochs")  # what counts is the schedule
 _SPOKEN = {
     "dtype": "model.dtype",
     "data.train": "the training data or its tokenization (SHA-256)",
@@ -57,7 +59,6 @@ _SPOKEN = {
 }
 _REMEDIES = {
     "environment.threads": "set OMP_NUM_THREADS={before} to continue bit for bit",
-    "environment.processes": "start {before} of them",
 }
 
 
@@ -119,26 +120,44 @@ def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list
     """Compare a checkpoint's fingerprint with this run's.
 
     Returns:
-        A line where the machine is another one: the run goes on, but not bit for bit.
+        A line where the machine or the number of processes is another: the run goes on, but not bit for bit.
 
     Raises:
         RunError: another run; names the first difference.
     """
     before, now = flatten(saved), flatten(here)
+    others = before.get(_PROCESSES) != now.get(_PROCESSES)
+    passed = {_MACHINE, _PROCESSES, *(_LENGTH if others else ())}
     for key in dict.fromkeys([*now, *before]):
-        if before.get(key) != now.get(key) and key != "environment.machine":
+        if before.get(key) != now.get(key) and key not in passed:
             raise RunError(_refusal(key, before.get(key), now.get(key)))
-    key = "environment.machine"
-    if before.get(key) == now.get(key):
-        return []
-    return [f"the checkpoint was made on another machine ({before.get(key)}): the run goes on, but not bit for bit"]
+    notes = []
+    if others:
+        notes.append(
+            f"the checkpoint was made by {before.get(_PROCESSES)} processes, and {now.get(_PROCESSES)} go on from the "
+            "same row: a step takes other rows, so not bit for bit"
+        )
+    if before.get(_MACHINE) != now.get(_MACHINE):
+        notes.append(
+            f"the checkpoint was made on another machine ({before.get(_MACHINE)}): the run goes on, but not bit for bit"
+        )
+    return notes
 
 
-def check_processes(saved: Mapping[str, Any]) -> None:
-    """Raises RunError where the checkpoint was made by another number of processes."""
-    before = saved.get("environment", {}).get("processes", world_size())
-    if before != world_size():
-        raise RunError(_refusal("environment.processes", before, world_size()))
+def check_steps(saved: Mapping[str, Any], schedule: RankSchedule) -> None:
+    """Raises RunError where another number of processes makes the run longer or shorter than its schedule."""
+    before, steps = processes_of(saved), saved.get("schedule", {}).get("total_step")
+    if before != world_size() and steps != schedule.total_step:
+        raise RunError(
+            f"the checkpoint was made by {before} processes, and with {world_size()} the run would have "
+            f"{schedule.total_step:,} steps instead of {steps:,}; give train.max_steps={steps}, or start {before}"
+        )
+
+
+def processes_of(saved: Mapping[str, Any]) -> int:
+    """The number of processes that made a checkpoint."""
+    number: int = saved.get("environment", {}).get("processes", 1)
+    return number
 
 
 def _refusal(key: str, before: Any, now: Any) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 from spectune.errors import RunError
 from spectune.files import read_json, replaced_directory
 from spectune.manifest import read_manifest, verify_manifest
-from spectune.training.checkpoint import newest_checkpoint
+from spectune.training.checkpoint import newest_checkpoint, seed_all
 from spectune.training.directory import list_checkpoints
-from spectune.training.fingerprint import check_fingerprint, check_processes, settings_of
+from spectune.training.fingerprint import check_fingerprint, check_steps, processes_of, settings_of
 from spectune.training.loop import Loop
 from spectune.training.saving import restore_loop
 from spectune.training.session import Session
@@ -29,6 +29,9 @@ def resume_run(session: Session, loop: Loop, checkpoint: Path) -> None:
     if session.config.data.streaming:
         session.reporter.line("reads the streamed rows again up to where the checkpoint was taken")
     restore_loop(loop, checkpoint)
+    processes = session.processes
+    if processes_of(saved) != processes.size:  # states of other processes say nothing here
+        seed_all(session.config.train.seed + 1 + loop.progress.step * processes.size + processes.rank)
     session.reporter.line(f"resumed from {checkpoint.name}")
 
 
@@ -52,8 +55,10 @@ def find_checkpoint(session: Session, resume: bool | str) -> Path:
         session.reporter.warning(note)
     here = {"settings": settings_of(session.config), "schedule": asdict(session.outline.schedule)}
     saved = read_manifest(path).get("fingerprint", {})
-    check_processes(saved)  # of another number of processes an epoch, and so the schedule, has other steps
-    check_fingerprint({name: saved.get(name, {}) for name in here}, here)  # the rest when the model is loaded
+    check_steps(saved, session.outline.schedule)
+    before = {name: saved.get(name, {}) for name in here} | {"environment": {"processes": processes_of(saved)}}
+    here["environment"] = {"processes": session.processes.size}
+    check_fingerprint(before, here)  # the rest when the model is loaded
     return path if path.parent.resolve() == session.paths.checkpoints.resolve() else _adopt(session, path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -12,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
@@ -35,7 +32,7 @@ from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
-from spectune.training.checkpoint import Trained
+from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype, kind_of
@@ -152,19 +149,13 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     session.base_digest = weights_digest(base)
     set_first_tokens(base, tokenizer)
     session.first_token_global = set_global_attention(base, config.model.global_attention)
-    _seed(config.train.seed)
+    seed_all(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
     if config.train.gradient_checkpointing:
         enable_checkpointing(adapted.model.get_base_model(), use_reentrant=config.train.use_reentrant)
     session.timings["load"] = time.monotonic() - started
     show_adapted(session, adapted, reason)
     return adapted
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _make_loop(ready: Ready, stop: Stop) -> Loop:
@@ -245,7 +236,7 @@ def _initialize(ready: Ready, loop: Loop) -> None:
         _start_from_gradient(ready, loop)
     session.processes.copy_from_first(ready.adapted.engine.parameters())
     if not session.processes.is_first:
-        _seed(session.config.train.seed + session.processes.rank)  # every process has its own dropout
+        seed_all(session.config.train.seed + session.processes.rank)  # every process has its own dropout
 
 
 def _start_from_gradient(ready: Ready, loop: Loop) -> None:
