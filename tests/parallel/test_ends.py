@@ -111,7 +111,8 @@ def test_another_setting_in_a_process_is_refused(group: Group, config: Config) -
 def test_one_process_says_what_is_wrong(
     group: Group, config: Config, rank: int, fault: tuple[str, int], expected: str
 ) -> None:
-    found = group.run(2, config, **{f"rank{rank}": {"fault": fault}})
+    faults: dict[str, Any] = {f"rank{rank}": {"fault": fault}}
+    found = group.run(2, config, **faults)
     assert sorted(one["error"] for one in found) == ["ElsewhereError", "RunError"], [
         one.get("message") for one in found
     ]

@@ -22,12 +22,13 @@ from tests.training.conftest import proof_in_this_process
 import spectune
 from spectune.adapter import initialization
 from spectune.errors import Interrupted, UserError
-from spectune.training import loop as loop_module
-from spectune.training import saving
+from spectune.training import loop, saving
 from spectune.training.parallel import Processes
 from spectune.training.progress import Reporter
 
 MARK = "RESULT "
+loop_module: Any = loop  # their names are replaced below
+saving_module: Any = saving
 
 
 @dataclass
@@ -80,7 +81,7 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
         patch.object(loop_module, "training_step", step),
         patch.object(dist, "all_reduce", reduce),
         patch.object(Processes, "check_live", check),
-        patch.object(saving, "save_checkpoint", full_disk(task, saving.save_checkpoint)),
+        patch.object(saving, "save_checkpoint", full_disk(task, saving_module.save_checkpoint)),
     ):
         return vars(record) | outcome(task)
 

@@ -136,13 +136,12 @@ class BatchLoader:
         epoch, window, skipped = state.get("epoch"), state.get("window"), state.get("skipped", 0)
         if not isinstance(epoch, int) or not isinstance(window, int) or epoch < 0:
             raise RunError(f"the run cannot be resumed: the data position {epoch!r}, {window!r} is damaged")
-        steps = -(
-            -(self._batches - skipped) // (self._accumulation_steps * (before if isinstance(before, int) else size))
-        )
+        in_a_window = self._accumulation_steps * (before if isinstance(before, int) else size)
+        steps = -(-(self._batches - skipped) // in_a_window)
         if not 0 <= window < steps:
             raise RunError(f"the run cannot be resumed: an epoch has {steps} steps, not {window}")
-        if isinstance(before, int) and before != size:
-            window, skipped = 0, skipped + window * self._accumulation_steps * before
+        if in_a_window != self._accumulation_steps * size:
+            window, skipped = 0, skipped + window * in_a_window
         self._epoch, self._window, self._skipped, self._plan = epoch, window, skipped, None
 
     def _windows_of(self, epoch: int) -> list[Batches]:

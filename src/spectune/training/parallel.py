@@ -237,8 +237,10 @@ def _meet(use_cpu: bool) -> bool:
             raise ConfigError(f"this torch is built without {name}; install another, or start one process")
     if "nccl" in needed:
         own_device(torch.device("cuda"))
+    from torch.distributed.rendezvous import rendezvous
+
     try:
-        store, own, size = next(dist.rendezvous("env://", timeout=_MEET))
+        store, own, size = next(rendezvous("env://", timeout=_MEET))
         backend = "cpu:gloo,cuda:nccl" if "nccl" in needed else "gloo"
         dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=_WAIT)
     except (RuntimeError, ValueError) as error:
