@@ -14,7 +14,8 @@ from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to
 from spectune.errors import Interrupted
 from spectune.formats.adapter_files import check_start, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
-from spectune.planning import outline_run
+from spectune.launch import check_launch, said_once, world_size
+from spectune.planning import Outline, outline_run
 from spectune.runfile import load_run_config
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from spectune.evaluation.evaluate import Evaluation
     from spectune.evaluation.trained import TrainedAdapter
     from spectune.training.finish import RunResult
+    from spectune.training.parallel import Processes
     from spectune.training.progress import Reporter
     from spectune.training.signals import Stop
 
@@ -48,31 +50,60 @@ def train(
         UserError: a mistake a person can mend. Mistakes in settings, data columns or the model's name are found before
             torch is imported.
     """
-    if isinstance(config, str | Path):
-        config = load_run_config(Path(config))
-    elif isinstance(config, Mapping):
-        config = load_run_config(None, base=config)
     from spectune.training.directory import RunDirectory
     from spectune.training.signals import catch_signals
 
-    paths = RunDirectory(Path(config.train.output_dir))
-    paths.check(resume=bool(resume), overwrite=overwrite)
+    with said_once():
+        if isinstance(config, str | Path):
+            config = load_run_config(Path(config))
+        elif isinstance(config, Mapping):
+            config = load_run_config(None, base=config)
+        check_launch()
+        paths = RunDirectory(Path(config.train.output_dir))
+        paths.check(resume=bool(resume), overwrite=overwrite)
     with catch_signals() as stop:
         try:
-            return _train(config, resume, overwrite, reporter, stop)
+            if world_size() == 1:
+                return _train(config, resume, overwrite, reporter, stop)
+            from spectune.training.parallel import joined
+
+            with joined(config.train.use_cpu, stop, paths.resume_hint) as processes:
+                return _train(config, resume, overwrite, reporter, stop, processes)
         except Interrupted as interrupted:
             name = Signals(interrupted.signum).name
             raise Interrupted(interrupted.signum, f"stopped by {name}; {paths.resume_hint()}") from None
 
 
-def _train(config: RunConfig, resume: bool | str, overwrite: bool, reporter: Reporter | None, stop: Stop) -> RunResult:
-    if config.adapter.init_from is not None and not resume:
-        check_start(config.adapter.init_from, config.adapter.init_r)
-    outline = outline_run(config)
+def _train(
+    config: RunConfig,
+    resume: bool | str,
+    overwrite: bool,
+    reporter: Reporter | None,
+    stop: Stop,
+    processes: Processes | None = None,
+) -> RunResult:
+    def outlined() -> Outline:
+        if config.adapter.init_from is not None and not resume:
+            check_start(config.adapter.init_from, config.adapter.init_r)
+        return outline_run(config)
+
+    outline = outlined() if processes is None else processes.together(outlined)
+    from spectune.training.parallel import ALONE
     from spectune.training.progress import Reporter
     from spectune.training.run import train_run
 
-    return train_run(config, outline, resume=resume, overwrite=overwrite, reporter=reporter or Reporter(), stop=stop)
+    processes = processes or ALONE
+    if reporter is None or not processes.is_first:
+        reporter = Reporter(quiet=not processes.is_first)
+    return train_run(
+        config,
+        outline,
+        resume=resume,
+        overwrite=overwrite,
+        reporter=reporter,
+        stop=stop,
+        processes=processes,
+    )
 
 
 def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> TrainedAdapter:

@@ -29,6 +29,10 @@ class RunError(UserError):
     """The run directory is in the way, damaged, or belongs to another run."""
 
 
+class ElsewhereError(RunError):
+    """Another process of the run has failed and says how; this one ends without a word."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty; its type where the message says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -18,10 +18,12 @@ from spectune.data.languages import check_language_options, set_languages
 from spectune.data.locations import resolve_data_path
 from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
+from spectune.data.windows import windows_per_epoch
 from spectune.errors import ConfigError, DataError, ModelError
 from spectune.evaluation.metrics import choose_metrics
 from spectune.families import attention_block, family_notes
 from spectune.formats.adapter_files import check_start
+from spectune.launch import world_size
 from spectune.memory.estimate import Memory, memory_of
 from spectune.memory.lengths import Largest, largest_batches
 from spectune.sizes import Parameters, find_modules, parameters_of, with_room
@@ -251,11 +253,20 @@ def _table_is_missing(config: RunConfig) -> bool:
 
 
 def run_lengths(train: TrainConfig, rows: int | None) -> Lengths:
-    """Optimizer steps of an epoch and of the run: max_steps, else num_train_epochs (rounded up, as in transformers)."""
-    steps = None
+    """Optimizer steps of an epoch and of the run: max_steps, else num_train_epochs (rounded up, as in transformers).
+
+    A step takes the batches of all processes, as many as `launch.world_size` says.
+    """
+    steps, processes = None, world_size()
     if rows is not None:
-        batches = math.ceil(rows / train.per_device_train_batch_size)
-        steps = math.ceil(batches / train.gradient_accumulation_steps)
+        if rows < processes:
+            raise DataError(f"{rows} training rows cannot be shared out among {processes} processes; start fewer")
+        steps = windows_per_epoch(
+            rows,
+            batch_size=train.per_device_train_batch_size,
+            accumulation_steps=train.gradient_accumulation_steps,
+            world_size=processes,
+        )
     if train.max_steps is not None:
         return Lengths(rows=rows, steps_per_epoch=steps, total_step=train.max_steps)
     if steps is None:

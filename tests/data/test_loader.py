@@ -83,7 +83,6 @@ def test_iterating_goes_on_where_it_stopped() -> None:
         ({"batch_size": 8}, "per_device_train_batch_size was 4 and is 8 now"),
         ({"accumulation_steps": 1}, "gradient_accumulation_steps was 2 and is 1 now"),
         ({"seed": 6}, "seed was 5 and is 6 now"),
-        ({"world_size": 2}, "number of processes was 1 and is 2 now"),
         ({"data": tokenized([(3, 1)] * 43)}, "training data or its tokenization"),
     ],
 )
@@ -171,3 +170,28 @@ def test_rows_of_equally_many_blocks_are_sorted_by_their_targets() -> None:
 def test_nothing_to_train_on() -> None:
     with pytest.raises(DataError, match="no rows to train on"):
         loader(tokenized([]))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1), (1, 2)])
+def test_another_number_of_processes_goes_on_from_the_same_row(before: int, after: int) -> None:
+    """What is left of the epoch is read once, and the next epoch is whole; saved and taken up twice on the way."""
+
+    def read(streams: list[BatchLoader]) -> list[int]:
+        return [row for stream in streams for row in rows_of(next(iter(stream)))]
+
+    def taken_up(state: dict[str, Any], size: int) -> list[BatchLoader]:
+        streams = [loader(accumulation_steps=1, rank=rank, world_size=size) for rank in range(size)]
+        for stream in streams:
+            stream.load_state_dict(json.loads(json.dumps(state)))
+        return streams
+
+    streams = taken_up(loader(accumulation_steps=1, world_size=before).state_dict(), before)
+    seen = read(streams)
+    for _ in range(2):  # the second time by as many as saved it
+        streams = taken_up(streams[0].state_dict(), after)
+        seen += read(streams)
+    while not streams[0].epoch_ended:
+        seen += read(streams)
+    assert sorted(seen) == list(range(43))
+    whole = [row for _ in range(streams[0].windows_per_epoch) for row in read(streams)]
+    assert sorted(whole) == list(range(43))

@@ -9,7 +9,7 @@ base): ∂L/∂λ starts at s times the singular values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,7 +62,9 @@ def start_orthonormal(store: TripletStore) -> None:
         _write(store, matrix, _orthonormal(layer.out_features, rank).t(), _orthonormal(layer.in_features, rank).t())
 
 
-def start_from_gradient(store: TripletStore, backward: Callable[[], None]) -> None:
+def start_from_gradient(
+    store: TripletStore, backward: Callable[[], None], reduce: Callable[[Sequence[Tensor]], None] | None = None
+) -> None:
     """P and Q from the leading singular vectors of each matrix's gradient ∂L/∂W.
 
     The gradient is summed by hooks on the adapted layers' outputs, as Σ ∂L/∂y xᵀ in float32: weights in 8 or 4 bits,
@@ -72,15 +74,21 @@ def start_from_gradient(store: TripletStore, backward: Callable[[], None]) -> No
         store: triplets to start; λ is set to 0.
         backward: runs a few batches forward and backward, with the adapter on (λ is 0, so it adds nothing); called once
             for each chunk of matrices, so that no more than `CHUNK_BYTES` of gradients exist at a time.
+        reduce: sums tensors over all processes, in place, where there are several.
     """
     with torch.no_grad():
         store.values.rows.zero_()
     store.drop_parts()
     for chunk in _chunks(store.matrices):
-        _start_chunk(store, chunk, backward)
+        _start_chunk(store, chunk, backward, reduce)
 
 
-def _start_chunk(store: TripletStore, chunk: list[Matrix], backward: Callable[[], None]) -> None:
+def _start_chunk(
+    store: TripletStore,
+    chunk: list[Matrix],
+    backward: Callable[[], None],
+    reduce: Callable[[Sequence[Tensor]], None] | None,
+) -> None:
     sums = [_GradientSum(matrix) for matrix in chunk]
     try:
         backward()
@@ -90,6 +98,8 @@ def _start_chunk(store: TripletStore, chunk: list[Matrix], backward: Callable[[]
         for bank in store.banks:
             bank.rows.grad = None
         store.watch.answered()
+    if reduce is not None:
+        reduce([one.total for one in sums])
     for matrix, one in zip(chunk, sums, strict=True):
         _write(store, matrix, *leading(one.total, len(matrix.slots)))
 

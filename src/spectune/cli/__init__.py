@@ -15,8 +15,9 @@ import typer
 
 from spectune.cli.app import app
 from spectune.cli.arguments import with_resume_value
-from spectune.errors import Interrupted, UserError, one_line
+from spectune.errors import ElsewhereError, Interrupted, UserError, one_line
 from spectune.files import circumstance
+from spectune.launch import rank, speaks
 
 __all__ = ["main"]
 
@@ -29,12 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = with_resume_value(sys.argv[1:] if argv is None else argv)
     try:
         status = app(args=arguments, prog_name="spectune", standalone_mode=False)
+    except ElsewhereError:
+        return 2
     except UserError as error:
         return _refuse(str(error))
     except typer.TyperException as error:
-        return _refuse(error.format_message())
+        return _refuse(error.format_message()) if speaks() else 2
     except Interrupted as stop:
-        print(f"spectune: {one_line(str(stop))}", file=sys.stderr)
+        if rank() == 0:
+            print(f"spectune: {one_line(str(stop))}", file=sys.stderr)
         return stop.status
     except (KeyboardInterrupt, typer.Abort):
         return 130

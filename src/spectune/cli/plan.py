@@ -10,6 +10,7 @@ import typer
 from spectune.cli.arguments import config_from
 from spectune.config import RunConfig
 from spectune.errors import visible
+from spectune.launch import world_size
 
 if TYPE_CHECKING:
     from spectune.memory.estimate import Memory
@@ -57,6 +58,8 @@ def _length(config: RunConfig, plan: Plan) -> str:
     batch = f"batches of {train.per_device_train_batch_size}"
     if train.gradient_accumulation_steps > 1:
         batch += f" × {train.gradient_accumulation_steps}"
+    if world_size() > 1:
+        batch += f" in each of {world_size()} processes"
     if lengths.rows is None or lengths.steps_per_epoch is None:
         streamed = ", rows streamed, their number unknown" if config.data.streaming else ""
         return f"{lengths.total_step:,} steps, {batch}{streamed}"

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from spectune.cli.arguments import RESUME_NEWEST, config_from, data_option
+from spectune.launch import said_once
 
 
 def train(
@@ -49,7 +50,8 @@ def train(
         "train.per_device_train_batch_size": batch_size,
         "train.seed": seed,
     }
-    config = config_from(words or [], options)
+    with said_once():
+        config = config_from(words or [], options)
     from spectune import api  # heavy: only once the run file is known to be right
 
     api.train(config, resume=True if resume == RESUME_NEWEST else resume or False, overwrite=overwrite)

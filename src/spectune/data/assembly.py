@@ -20,7 +20,8 @@ class Window:
     """The micro-batches of one optimizer step."""
 
     batches: list[dict[str, Tensor]]
-    """This process's micro-batches (see `collate`); every process has equally many."""
+    """This process's micro-batches (see `collate`); every process has equally many. One whose labels are all ignored
+    has `decoder_labels`, which the decoder's input is made of."""
     target_tokens: int
     """Label tokens of the whole window, over all processes: what the summed cross entropy is divided by."""
     source_tokens: int
@@ -105,6 +106,8 @@ class Assembler:
 
     def _silent(self, tokenized: TokenizedSet, row: int) -> dict[str, Tensor]:
         batch = self._collate(tokenized, [row])
+        # Some models shift labels by a rule (mBART's) that fails on a row without any: it gets those that it ignores.
+        batch["decoder_labels"] = batch["labels"].clone()
         batch["labels"].fill_(IGNORE_INDEX)
         return batch
 

@@ -86,7 +86,13 @@ class BatchLoader:
             self._identity["source_block"] = source_block
         self._epoch = 0
         self._window = 0
+        self._skipped = 0  # batches of this epoch that another number of processes has read
         self._plan: tuple[int, list[Batches]] | None = None
+
+    @property
+    def _batches(self) -> int:
+        """Of an epoch, over all processes."""
+        return -(-len(self._source_lengths) // self._batch_size)
 
     @property
     def windows_per_epoch(self) -> int:
@@ -107,26 +113,36 @@ class BatchLoader:
         while True:
             windows = self._windows_of(self._epoch)
             position = self._window
-            epoch = self._epoch + (position + 1) / len(windows)
+            done = self._skipped / self._batches
+            epoch = self._epoch + done + (1 - done) * (position + 1) / len(windows)
             # The place moves on before the window is handed out, so that a state taken during its step is behind it.
             self._window += 1
             if self._window == len(windows):
-                self._epoch, self._window = self._epoch + 1, 0
+                self._epoch, self._window, self._skipped = self._epoch + 1, 0, 0
             yield self._assembler.window(self._tokenized, windows[position], epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the stream and what the stream is made of; JSON-able."""
-        return {**self._identity, "epoch": self._epoch, "window": self._window}
+        skipped = {"skipped": self._skipped} if self._skipped else {}
+        return {**self._identity, "epoch": self._epoch, "window": self._window, **skipped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the place in `state`. Raises RunError when it belongs to another stream."""
-        check_identity(state, self._identity)
-        epoch, window = state.get("epoch"), state.get("window")
+        """Go on from the place in `state`. Raises RunError when it belongs to another stream.
+
+        One of another number of processes is taken up at the same row: the rest of its epoch is cut into windows anew.
+        """
+        size, before = self._assembler.world_size, state.get("world_size")
+        check_identity({**state, "world_size": size}, self._identity)
+        epoch, window, skipped = state.get("epoch"), state.get("window"), state.get("skipped", 0)
         if not isinstance(epoch, int) or not isinstance(window, int) or epoch < 0:
             raise RunError(f"the run cannot be resumed: the data position {epoch!r}, {window!r} is damaged")
-        if not 0 <= window < self.windows_per_epoch:
-            raise RunError(f"the run cannot be resumed: an epoch has {self.windows_per_epoch} steps, not {window}")
-        self._epoch, self._window = epoch, window
+        in_a_window = self._accumulation_steps * (before if isinstance(before, int) else size)
+        steps = -(-(self._batches - skipped) // in_a_window)
+        if not 0 <= window < steps:
+            raise RunError(f"the run cannot be resumed: an epoch has {steps} steps, not {window}")
+        if in_a_window != self._accumulation_steps * size:
+            window, skipped = 0, skipped + window * in_a_window
+        self._epoch, self._window, self._skipped, self._plan = epoch, window, skipped, None
 
     def _windows_of(self, epoch: int) -> list[Batches]:
         if self._plan is None or self._plan[0] != epoch:
@@ -139,7 +155,9 @@ class BatchLoader:
                 source_block=self._source_block,
             )
             windows = cut_windows(
-                batches, accumulation_steps=self._accumulation_steps, world_size=self._assembler.world_size
+                batches[self._skipped :],
+                accumulation_steps=self._accumulation_steps,
+                world_size=self._assembler.world_size,
             )
             self._plan = (epoch, windows)
         return self._plan[1]

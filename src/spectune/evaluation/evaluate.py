@@ -20,7 +20,7 @@ from spectune.evaluation.constrained import LabelDecoder, LabelOutputs
 from spectune.evaluation.decoding import AfterBatch
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config, generation_model
 from spectune.evaluation.label_trie import LabelTrie
-from spectune.evaluation.loss import CrossEntropySum
+from spectune.evaluation.loss import CrossEntropySum, mean_loss
 from spectune.evaluation.metrics import (
     LOSS,
     LOSS_SIGNATURE,
@@ -46,6 +46,16 @@ class Evaluation:
     seconds: float
     constrained: LabelOutputs | None = None
     """What was decoded under the labels alone, where that was asked for; its seconds are among `seconds`."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the model made of some rows, in their order."""
+
+    predictions: list[str]
+    losses: list[tuple[float, float]] | None
+    """Cross entropy and target tokens of each batch, where the loss is asked for."""
+    constrained: LabelOutputs | None
 
 
 def evaluate_examples(
@@ -80,8 +90,31 @@ def evaluate_examples(
     started = time.monotonic()
     if not examples or len(examples) != len(tokenized.input_ids):
         raise ValueError(f"{len(examples)} examples against {len(tokenized.input_ids)} tokenised rows")
-    loss = CrossEntropySum(model) if with_loss or LOSS in metric_names else None
-    decoder = None if trie is None else LabelDecoder(model, trie, settings, len(examples))
+    written = write_outputs(
+        model,
+        tokenizer,
+        tokenized,
+        settings=settings,
+        with_loss=with_loss or LOSS in metric_names,
+        trie=trie,
+        on_batch=on_batch,
+    )
+    return score_outputs(examples, written, metric_names, labels, task, started)
+
+
+def write_outputs(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenized: TokenizedSet,
+    *,
+    settings: GenerationSettings,
+    with_loss: bool,
+    trie: LabelTrie | None,
+    on_batch: Callable[[int], None] | None,
+) -> Outputs:
+    """What the model makes of some rows; arguments as in `evaluate_examples`."""
+    loss = CrossEntropySum(model) if with_loss else None
+    decoder = None if trie is None else LabelDecoder(model, trie, settings, len(tokenized.input_ids))
     after: list[AfterBatch] = [] if loss is None else [partial(_add_loss, loss, tokenized)]
     after += [] if decoder is None else [decoder.add]
     with generation_model(model) as generator:
@@ -94,8 +127,11 @@ def evaluate_examples(
             on_batch=on_batch,
             after_batch=partial(_each, after),
         )
-    constrained = None if decoder is None else decoder.outputs()
-    return _scored(examples, predictions, metric_names, labels, task, loss, constrained, started)
+    return Outputs(
+        predictions,
+        None if loss is None else loss.batches(),
+        None if decoder is None else decoder.outputs(),
+    )
 
 
 def _each(after: Sequence[AfterBatch], rows: list[int], encoded: Any, mask: Tensor) -> None:
@@ -103,16 +139,16 @@ def _each(after: Sequence[AfterBatch], rows: list[int], encoded: Any, mask: Tens
         one(rows, encoded, mask)
 
 
-def _scored(
+def score_outputs(
     examples: Sequence[Example],
-    predictions: list[str],
+    written: Outputs,
     metric_names: Sequence[str],
     labels: Sequence[str] | None,
     task: str,
-    loss: CrossEntropySum | None,
-    constrained: LabelOutputs | None,
     started: float,
 ) -> Evaluation:
+    """Metrics of the outputs of all rows; arguments as in `evaluate_examples`, `started` by `time.monotonic`."""
+    predictions, constrained = written.predictions, written.constrained
     references = [accepted_texts(example) for example in examples]
     metrics = compute_metrics(
         text_metrics(metric_names),
@@ -122,8 +158,8 @@ def _scored(
     )
     if constrained is not None:
         metrics |= constrained_metrics(constrained.predictions, references, constrained.words)
-    if loss is not None:
-        metrics[LOSS] = Metric(loss.mean(), LOSS_SIGNATURE)
+    if written.losses is not None:
+        metrics[LOSS] = Metric(mean_loss(written.losses), LOSS_SIGNATURE)
     targets = [example.target for example in examples]
     counts = confusion(predictions, targets, labels) if labels is not None and task == "classification" else None
     return Evaluation(metrics, predictions, counts, len(examples), time.monotonic() - started, constrained)

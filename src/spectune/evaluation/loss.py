@@ -7,7 +7,7 @@ means weighs the tokens of short batches more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -44,19 +44,34 @@ class CrossEntropySum:
         self._sums.append(_summed_cross_entropy(logits, labels))
         self._counts.append((labels != IGNORED).sum())
 
-    def mean(self) -> float:
-        """−1/N · Σ log p(target token) over all N tokens, in nats.
-
-        Raises:
-            ValueError: there is no target token.
-        """
+    def batches(self) -> list[tuple[float, float]]:
+        """Sum and number of target tokens of each batch; the one host read."""
         if not self._sums:
-            raise ValueError("evaluation loss over no batches")
-        # The one host read. A batch's count is exact in float32 up to 16.7 million tokens.
+            return []
+        # A batch's count is exact in float32 up to 16.7 million tokens.
         totals, tokens = torch.stack([torch.stack(self._sums), torch.stack(self._counts).float()]).tolist()
-        if not any(tokens):
-            raise ValueError("evaluation loss over no target tokens")
-        return math.fsum(totals) / math.fsum(tokens)
+        return list(zip(totals, tokens, strict=True))
+
+    def mean(self) -> float:
+        """`mean_loss` of all batches."""
+        return mean_loss(self.batches())
+
+
+def mean_loss(batches: Sequence[tuple[float, float]]) -> float:
+    """−1/N · Σ log p(target token) over all N tokens, in nats; the same whatever the order of the batches.
+
+    Args:
+        batches: sum of −log p and number of target tokens of each.
+
+    Raises:
+        ValueError: there is no target token.
+    """
+    if not batches:
+        raise ValueError("evaluation loss over no batches")
+    totals, tokens = zip(*batches, strict=True)
+    if not any(tokens):
+        raise ValueError("evaluation loss over no target tokens")
+    return math.fsum(totals) / math.fsum(tokens)
 
 
 def evaluation_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]]) -> float:

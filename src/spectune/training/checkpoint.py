@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.state import optimizer_state, restore_optimizer
 from spectune.errors import RunError
 from spectune.files import read_json, remove, write_json, write_new
+from spectune.launch import world_size
 from spectune.manifest import verify_manifest, whole_directory
 from spectune.training.directory import list_checkpoints, step_of
+from spectune.training.parallel import ALONE, Processes
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
@@ -37,18 +39,39 @@ class Trained:
     optimizer: torch.optim.Optimizer
 
 
+@dataclass(frozen=True)
+class RandomState:
+    """States of all random generators of one process."""
+
+    tensors: dict[str, Tensor]
+    """Torch's, by device."""
+    values: dict[str, Any]
+    """Python's and NumPy's, as JSON values."""
+
+
 def save_checkpoint(
-    directory: Path, trained: Trained, progress: dict[str, Any], fingerprint: Mapping[str, Any]
+    directory: Path,
+    trained: Trained,
+    progress: dict[str, Any],
+    fingerprint: Mapping[str, Any],
+    randoms: Sequence[RandomState] | None = None,
 ) -> None:
     """Write `directory` as a whole: engine, optimizer, random states, and `progress` (JSON values of the loop).
 
     Args:
         fingerprint: of the run, kept in the manifest.
+        randoms: of each process, by rank; None for this one's alone.
     """
+    own, *others = randoms or [random_state()]
     meta, tensors = _of_engine(trained.engine)
     moments, groups = optimizer_state(trained.optimizer)
-    state = {"engine": meta, "optimizer": groups, "random": _random_values(), "progress": progress}
-    _write(directory, state, tensors | moments | _random_tensors(), fingerprint)
+    tensors |= moments | {f"random.{name}": tensor for name, tensor in own.tensors.items()}
+    for rank, one in enumerate(others, start=1):
+        tensors |= {f"process.{rank}.random.{name}": tensor for name, tensor in one.tensors.items()}
+    state: dict[str, Any] = {"engine": meta, "optimizer": groups, "random": own.values, "progress": progress}
+    if others:
+        state["randoms"] = [one.values for one in others]
+    _write(directory, state, tensors, fingerprint)
 
 
 def save_engine(directory: Path, engine: AdaLoraEngine) -> None:
@@ -82,8 +105,12 @@ def _write(
         write_json(partial / _STATE, state)
 
 
-def load_checkpoint(directory: Path, trained: Trained, *, weights_only: bool = False) -> dict[str, Any]:
+def load_checkpoint(
+    directory: Path, trained: Trained, *, weights_only: bool = False, processes: Processes = ALONE
+) -> dict[str, Any]:
     """Restore a checkpoint and return its `progress`; everything is verified before anything is changed.
+
+    Process 0 reads it and hands it to the others, which need not see the directory.
 
     Args:
         directory: a whole checkpoint.
@@ -94,13 +121,11 @@ def load_checkpoint(directory: Path, trained: Trained, *, weights_only: bool = F
         RunError: damaged, or unreadable.
         AdapterError: of another run.
     """
-    verify_manifest(directory)
-    state = read_json(directory / _STATE)
-    tensors = load_file(directory / _TENSORS)
+    state, tensors = processes.first(lambda: _read(directory))
     _restore_engine(trained.engine, state["engine"], tensors)
     if not weights_only:
         restore_optimizer(trained.optimizer, state["optimizer"], tensors)
-        _restore_random(tensors, state["random"])
+        _restore_random(tensors, state, processes.rank)
     progress: dict[str, Any] = state["progress"]
     return progress
 
@@ -112,6 +137,11 @@ def _restore_engine(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[s
     with torch.no_grad():
         for name, parameter in _extra(engine).items():
             parameter.copy_(tensors[name])
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    verify_manifest(directory)
+    return read_json(directory / _STATE), load_file(directory / _TENSORS)
 
 
 def newest_checkpoint(directory: Path) -> tuple[Path, list[str]]:
@@ -151,26 +181,47 @@ def _extra(engine: AdaLoraEngine) -> dict[str, torch.nn.Parameter]:
     return {f"extra.{number}": p for number, p in enumerate(engine.parameters()) if number >= banks}
 
 
+def seed_all(seed: int) -> None:
+    """Seed all random generators of this process."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def random_state() -> RandomState:
+    """Of this process: torch's on the CPU and on its GPUs, Python's and NumPy's (some models draw from it)."""
+    return RandomState(_random_tensors(), _random_values())
+
+
 def _random_tensors() -> dict[str, Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+    states = {"cpu": torch.get_rng_state()}
+    return states | {f"cuda.{i}": torch.cuda.get_rng_state(number) for i, number in enumerate(_gpus())}
+
+
+def _gpus() -> list[int]:
+    """Numbers of the GPUs that this process may use: its own one where others have theirs."""
+    if not torch.cuda.is_available():
+        return []
+    return list(range(torch.cuda.device_count())) if world_size() == 1 else [torch.cuda.current_device()]
 
 
 def _random_values() -> dict[str, Any]:
-    """States of Python's and NumPy's generators (some models draw from NumPy), as JSON values."""
     numpy: dict[str, Any] = dict(np.random.get_state(legacy=False))
     numpy["state"] = {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])}
     plain: dict[str, Any] = json.loads(json.dumps({"python": random.getstate(), "numpy": numpy}))
     return plain
 
 
-def _restore_random(tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        if f"random.cuda.{number}" in tensors:
-            torch.cuda.set_rng_state(tensors[f"random.cuda.{number}"], number)
+def _restore_random(tensors: dict[str, Tensor], state: dict[str, Any], rank: int) -> None:
+    if rank > len(state.get("randoms", [])):  # made by fewer processes; this one is seeded anew
+        return
+    prefix, values = (
+        ("random", state["random"]) if rank == 0 else (f"process.{rank}.random", state["randoms"][rank - 1])
+    )
+    torch.set_rng_state(tensors[f"{prefix}.cpu"])
+    for i, number in enumerate(_gpus()):
+        if f"{prefix}.cuda.{i}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"{prefix}.cuda.{i}"], number)
     version, numbers, gauss = values["python"]
     random.setstate((version, tuple(numbers), gauss))
     key = np.array(values["numpy"]["state"]["key"], dtype=np.uint32)

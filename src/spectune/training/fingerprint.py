@@ -21,6 +21,7 @@ from spectune.config import RunConfig
 from spectune.data.tokenization import TokenizedSet
 from spectune.errors import RunError
 from spectune.formats.digests import tokenizer_digest
+from spectune.launch import world_size
 from spectune.training.bfloat16 import device_name
 
 _SHAPING = ("spectune", "torch", "transformers", "peft", "numpy")  # a new version of these may round differently
@@ -41,6 +42,14 @@ _FREE: dict[str, set[str]] = {
         "per_device_eval_batch_size",
     },
 }
+LOCAL = {
+    *(f"model.{name}" for name in ("model_name_or_path", "trust_remote_code")),
+    *(f"data.{name}" for name in ("train_file", "validation_file", "test_file", "dataset_name", "cache_dir")),
+    *("adapter.init_from", "train.output_dir", "environment.machine"),
+}
+"""Flat names of what the processes of one run may have otherwise: places on their machines, and the machines."""
+_MACHINE, _PROCESSES = "environment.machine", "environment.processes"
+_LENGTH = ("settings.train.max_steps", "settings.train.num_train_epochs")  # what counts is the schedule
 _SPOKEN = {
     "dtype": "model.dtype",
     "data.train": "the training data or its tokenization (SHA-256)",
@@ -50,7 +59,6 @@ _SPOKEN = {
 }
 _REMEDIES = {
     "environment.threads": "set OMP_NUM_THREADS={before} to continue bit for bit",
-    "environment.processes": "start {before} of them",
 }
 
 
@@ -103,7 +111,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": python,
         **versions,
         "threads": threads,
-        "processes": 1,
+        "processes": world_size(),
         "machine": f"{device.type}: {device_name(device)}",
     }
 
@@ -112,19 +120,44 @@ def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list
     """Compare a checkpoint's fingerprint with this run's.
 
     Returns:
-        A line where the machine is another one: the run goes on, but not bit for bit.
+        A line where the machine or the number of processes is another: the run goes on, but not bit for bit.
 
     Raises:
         RunError: another run; names the first difference.
     """
-    before, now = _flat(saved), _flat(here)
+    before, now = flatten(saved), flatten(here)
+    others = before.get(_PROCESSES) != now.get(_PROCESSES)
+    passed = {_MACHINE, _PROCESSES, *(_LENGTH if others else ())}
     for key in dict.fromkeys([*now, *before]):
-        if before.get(key) != now.get(key) and key != "environment.machine":
+        if before.get(key) != now.get(key) and key not in passed:
             raise RunError(_refusal(key, before.get(key), now.get(key)))
-    key = "environment.machine"
-    if before.get(key) == now.get(key):
-        return []
-    return [f"the checkpoint was made on another machine ({before.get(key)}): the run goes on, but not bit for bit"]
+    notes = []
+    if others:
+        notes.append(
+            f"the checkpoint was made by {before.get(_PROCESSES)} processes, and {now.get(_PROCESSES)} go on from the "
+            "same row: a step takes other rows, so not bit for bit"
+        )
+    if before.get(_MACHINE) != now.get(_MACHINE):
+        notes.append(
+            f"the checkpoint was made on another machine ({before.get(_MACHINE)}): the run goes on, but not bit for bit"
+        )
+    return notes
+
+
+def check_steps(saved: Mapping[str, Any], schedule: RankSchedule) -> None:
+    """Raises RunError where another number of processes makes the run longer or shorter than its schedule."""
+    before, steps = processes_of(saved), saved.get("schedule", {}).get("total_step")
+    if before != world_size() and steps != schedule.total_step:
+        raise RunError(
+            f"the checkpoint was made by {before} processes, and with {world_size()} the run would have "
+            f"{schedule.total_step:,} steps instead of {steps:,}; give train.max_steps={steps}, or start {before}"
+        )
+
+
+def processes_of(saved: Mapping[str, Any]) -> int:
+    """The number of processes that made a checkpoint."""
+    number: int = saved.get("environment", {}).get("processes", 1)
+    return number
 
 
 def _refusal(key: str, before: Any, now: Any) -> str:
@@ -145,13 +178,13 @@ def _short(value: Any) -> str:
     return f"{text[:13]}…'" if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) else text
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"settings": {"adapter": {"init_r": 4}}}` → `{"settings.adapter.init_r": 4}`; at most three levels."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name.count(".") < 2:
-            flat |= _flat(value, f"{name}.")
+            flat |= flatten(value, f"{name}.")
         else:
             flat[name] = value
     return flat

@@ -74,24 +74,27 @@ def final_evaluation(ready: Ready, loop: Loop) -> Final:
     if evaluation.constrained is not None:
         session.timings["constrain_labels"] = evaluation.constrained.seconds
     show_evaluation(session, split, examples, evaluation)
-    write_predictions(
-        session.paths.root / "predictions.jsonl", examples, evaluation.predictions, evaluation.constrained
-    )
+    _write_predictions(session, "predictions.jsonl", examples, evaluation)
     test = None
     if session.data.test:
         test = ready.evaluate(session.data.test, sets["test"])
-        path = session.paths.root / "test_predictions.jsonl"
-        write_predictions(path, session.data.test, test.predictions, test.constrained)
+        _write_predictions(session, "test_predictions.jsonl", session.data.test, test)
         session.reporter.line(f"test, {test.rows:,} rows")
         session.reporter.line(metrics_table(plain_metrics(test.metrics)))
     return Final(examples, evaluation, test, step, calls)
+
+
+def _write_predictions(session: Session, name: str, examples: list[Example], evaluation: Evaluation) -> None:
+    path = session.paths.root / name
+    session.processes.first(lambda: write_predictions(path, examples, evaluation.predictions, evaluation.constrained))
 
 
 def _take_up_best(ready: Ready, loop: Loop, best: dict[str, Any]) -> int:
     """Load the best checkpoint and return its step; a damaged one costs the best, not the run."""
     session = ready.session
     try:
-        load_checkpoint(session.paths.checkpoints / f"step-{best['step']}", loop.trained, weights_only=True)
+        place = session.paths.checkpoints / f"step-{best['step']}"
+        load_checkpoint(place, loop.trained, weights_only=True, processes=session.processes)
     except RunError as error:
         session.reporter.warning(f"the best checkpoint cannot be taken up ({error}); the last step is saved instead")
         return loop.progress.step

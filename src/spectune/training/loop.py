@@ -21,6 +21,7 @@ from spectune.training.facts import evaluation_facts, score_histogram
 from spectune.training.faults import memory_explained
 from spectune.training.journal import Journal
 from spectune.training.learning_rate import LearningRate
+from spectune.training.parallel import ALONE, Processes
 from spectune.training.phases import PhaseLosses
 from spectune.training.progress import Pace, Reporter
 from spectune.training.saving import Progress, save_loop
@@ -48,6 +49,7 @@ class Loop:
     evaluate: Callable[[], Evaluation] | None
     metric: str
     fingerprint: dict[str, Any]
+    processes: Processes = ALONE
     progress: Progress = field(default_factory=Progress)
     losses: PhaseLosses = field(default_factory=PhaseLosses)
     latest: tuple[int, Evaluation] | None = None
@@ -125,10 +127,12 @@ class Loop:
         """Evaluate and save when due, and stop if a signal asks for it."""
         self._at_evaluation(step)
         due = self._save_due(step)
-        if due or (self.stop.signum is not None and self.saved_step != step):
+        asked = self.processes.highest(self.stop.signum)
+        if due or (asked is not None and self.saved_step != step):
             save_loop(self, due=due)
-        if self.stop.signum is not None:
-            raise Interrupted(self.stop.signum)
+            asked = self.processes.highest(self.stop.signum)
+        if asked is not None:
+            raise Interrupted(asked)
 
     def _enter_phase(self, step: int) -> None:
         schedule = self.trained.engine.schedule
@@ -144,6 +148,7 @@ class Loop:
         assert engine.keep is not None
         assert engine.threshold is not None
         assert engine.chosen_by is not None
+        self.processes.check_live(engine.keep, step)
         self.allocations.append((step, budget, engine.keep, engine.threshold, engine.chosen_by))
         in_memory = len(engine.keep)
         dead = 1 - budget / engine.spending.in_memory()

@@ -9,9 +9,9 @@ from pathlib import Path
 from spectune.errors import RunError
 from spectune.files import read_json, replaced_directory
 from spectune.manifest import read_manifest, verify_manifest
-from spectune.training.checkpoint import newest_checkpoint
+from spectune.training.checkpoint import newest_checkpoint, seed_all
 from spectune.training.directory import list_checkpoints
-from spectune.training.fingerprint import check_fingerprint, settings_of
+from spectune.training.fingerprint import check_fingerprint, check_steps, processes_of, settings_of
 from spectune.training.loop import Loop
 from spectune.training.saving import restore_loop
 from spectune.training.session import Session
@@ -23,12 +23,15 @@ def resume_run(session: Session, loop: Loop, checkpoint: Path) -> None:
     Raises:
         RunError: a checkpoint of another run; says what differs.
     """
-    saved = read_manifest(checkpoint).get("fingerprint", {})
+    saved = session.processes.first(lambda: read_manifest(checkpoint).get("fingerprint", {}))
     for line in check_fingerprint(saved, loop.fingerprint):
         session.reporter.warning(line)
     if session.config.data.streaming:
         session.reporter.line("reads the streamed rows again up to where the checkpoint was taken")
     restore_loop(loop, checkpoint)
+    processes = session.processes
+    if processes_of(saved) != processes.size:  # states of other processes say nothing here
+        seed_all(session.config.train.seed + 1 + loop.progress.step * processes.size + processes.rank)
     session.reporter.line(f"resumed from {checkpoint.name}")
 
 
@@ -52,7 +55,10 @@ def find_checkpoint(session: Session, resume: bool | str) -> Path:
         session.reporter.warning(note)
     here = {"settings": settings_of(session.config), "schedule": asdict(session.outline.schedule)}
     saved = read_manifest(path).get("fingerprint", {})
-    check_fingerprint({name: saved.get(name, {}) for name in here}, here)  # the rest when the model is loaded
+    check_steps(saved, session.outline.schedule)
+    before = {name: saved.get(name, {}) for name in here} | {"environment": {"processes": processes_of(saved)}}
+    here["environment"] = {"processes": session.processes.size}
+    check_fingerprint(before, here)  # the rest when the model is loaded
     return path if path.parent.resolve() == session.paths.checkpoints.resolve() else _adopt(session, path)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
+import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
@@ -21,7 +20,6 @@ from spectune.base_model import load_tokenizer, read_config, skeleton
 from spectune.config import RunConfig
 from spectune.data.languages import set_languages
 from spectune.data.tokenization import TokenizedSet, check_lengths, position_limit
-from spectune.errors import ConfigError
 from spectune.evaluation.decoding import base_of
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.first_tokens import set_first_tokens
@@ -34,18 +32,19 @@ from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
-from spectune.training.checkpoint import Trained
+from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory, step_of
 from spectune.training.facts import evaluation_facts, start_facts
-from spectune.training.fingerprint import run_fingerprint
+from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
 from spectune.training.loop import Loop
 from spectune.training.model import Adapted, adapt, load_base
 from spectune.training.optimizer import make_optimizer
+from spectune.training.parallel import ALONE, Processes, own_device
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
 from spectune.training.session import Ready, Session, name_of
@@ -60,9 +59,16 @@ INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: g
 
 
 def train_run(
-    config: RunConfig, outline: Outline, *, resume: bool | str, overwrite: bool, reporter: Reporter, stop: Stop
+    config: RunConfig,
+    outline: Outline,
+    *,
+    resume: bool | str,
+    overwrite: bool,
+    reporter: Reporter,
+    stop: Stop,
+    processes: Processes = ALONE,
 ) -> RunResult:
-    """Run the six steps; the outline has been checked already.
+    """Run the six steps; the outline has been checked already. Process 0 writes and prints, the others are quiet.
 
     Raises:
         UserError: what a person can mend; the directory keeps its last whole checkpoint.
@@ -70,32 +76,37 @@ def train_run(
     """
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
-    _fit_budget(session)
-    with session.paths.taken(resume=bool(resume), overwrite=overwrite) as locked:
+    session.processes = processes
+    processes.together(partial(_fit_budget, session))
+    with ExitStack() as stack:
+        taken = session.paths.taken(resume=bool(resume), overwrite=overwrite)
+        locked = processes.first(partial(stack.enter_context, taken))
         if not locked:
             reporter.warning("this file system has no locks: nothing keeps a second run out of the directory")
-        checkpoint = find_checkpoint(session, resume) if resume else None
+        checkpoint = processes.first(partial(find_checkpoint, session, resume)) if resume else None
         return _six_steps(session, checkpoint, stop)
 
 
 def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResult:
-    config = session.config
-    tokenizer, sets = _prepare_data(session)
+    config, processes = session.config, session.processes
+    tokenizer, sets = processes.together(partial(_prepare_data, session))
     session.reporter.heading(2)
     show_schedule(session)
-    adapted = _load_and_adapt(session, tokenizer)
+    adapted = processes.together(partial(_load_and_adapt, session, tokenizer))
     limit = position_limit(base_of(adapted.model).config, "target")
     settings = resolve_settings(config.evaluation, longest_target(session, tokenizer, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
     loop = _make_loop(ready, stop)
+    processes.check_equal(_facts(session, sets, loop.fingerprint))
     resumed_at = None if checkpoint is None else step_of(checkpoint)
     trackers = tracked(config, session.paths.root, loop.journal, resumed_at=resumed_at, warn=session.reporter.warning)
-    with closing(loop.journal), trackers:
-        check_space(session, adapted.engine)
+    with closing(loop.journal), trackers if processes.is_first else nullcontext():
+        processes.first(partial(check_space, session, adapted.engine))
         if checkpoint is None:
             _initialize(ready, loop)
         _start(ready, loop, checkpoint)
-        return save_and_prove(ready, loop, final_evaluation(ready, loop))
+        final = final_evaluation(ready, loop)
+        return processes.first(partial(save_and_prove, ready, loop, final))
 
 
 def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, TokenizedSet]]:
@@ -130,7 +141,8 @@ def _fit_budget(session: Session) -> None:
 def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Adapted:
     session.reporter.heading(3)
     config, started = session.config, time.monotonic()
-    session.device, fallback = choose_device(config.train.use_cpu)
+    device, fallback = choose_device(config.train.use_cpu)
+    session.device = own_device(device)
     if fallback:
         session.reporter.warning(fallback)
     base_config = read_config(config.model)
@@ -141,7 +153,7 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     session.base_digest = weights_digest(base)
     set_first_tokens(base, tokenizer)
     session.first_token_global = set_global_attention(base, config.model.global_attention)
-    _seed(config.train.seed)
+    seed_all(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
     if config.train.gradient_checkpointing:
         enable_checkpointing(adapted.model.get_base_model(), use_reentrant=config.train.use_reentrant)
@@ -150,19 +162,11 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     return adapted
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def _make_loop(ready: Ready, stop: Stop) -> Loop:
     session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
     AcceleratorState._reset_state()  # a process may run several trainings, with another precision each
     accelerator = Accelerator(cpu=session.device.type == "cpu", mixed_precision=train.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise ConfigError("this version trains in one process; start it without torchrun or accelerate launch")
     options = StepOptions(
         device=session.device,
         autocast=accelerator.autocast,
@@ -170,6 +174,7 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
         max_grad_norm=train.max_grad_norm,
         penalty_in_scores=config.adapter.penalty_in_scores,
         call_order=config.adapter.call_order,
+        reduce=session.processes.reduce if session.processes.several else None,
     )
 
     def evaluate() -> Evaluation:
@@ -183,13 +188,29 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
         rate=session.outline.rate,
         options=options,
         checkpoints=session.paths.checkpoints,
-        journal=Journal(session.paths.root / "journal.jsonl"),
+        journal=_journal(session),
         reporter=session.reporter,
         stop=stop,
         evaluate=evaluate if session.data.validation else None,
         metric=session.best_metric,
         fingerprint=_fingerprint(ready),
+        processes=session.processes,
     )
+
+
+def _journal(session: Session) -> Journal:
+    """The run's journal; the other processes write theirs into a file that nobody sees."""
+    if session.processes.is_first:
+        return Journal(session.paths.root / "journal.jsonl")
+    with tempfile.TemporaryDirectory() as directory:
+        return Journal(Path(directory) / "journal.jsonl")
+
+
+def _facts(session: Session, sets: dict[str, TokenizedSet], fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same in all processes, by name; the machine may be another, and files may lie elsewhere."""
+    flat = flatten(fingerprint) | flatten(session.config.model_dump(mode="json"))
+    flat |= {f"the rows of {name}": one.fingerprint for name, one in sets.items()}
+    return {name: value for name, value in flat.items() if name not in LOCAL}
 
 
 def _fingerprint(ready: Ready) -> dict[str, Any]:
@@ -210,12 +231,20 @@ def _initialize(ready: Ready, loop: Loop) -> None:
     session, store = ready.session, ready.adapted.engine.store
     kind, finished = session.config.adapter.init, session.config.adapter.init_from
     if finished is not None:
-        taken = start_from_adapter(ready.adapted, finished, session.base_digest, name_of(session.dtype))
+        base, dtype = session.base_digest, name_of(session.dtype)
+        taken = session.processes.together(partial(start_from_adapter, ready.adapted, finished, base, dtype))
         session.reporter.line(f"starts from {finished}: {taken:,} triplets taken over")
     if kind == "orthonormal":
         start_orthonormal(store)
-    if kind != "gradient":
-        return
+    if kind == "gradient":
+        _start_from_gradient(ready, loop)
+    session.processes.copy_from_first(ready.adapted.engine.parameters())
+    if not session.processes.is_first:
+        seed_all(session.config.train.seed + session.processes.rank)  # every process has its own dropout
+
+
+def _start_from_gradient(ready: Ready, loop: Loop) -> None:
+    session = ready.session
     loader = make_loader(ready, seed=session.config.train.seed + 1)  # a stream of its own: the run's is not advanced
     windows = list(islice(loader, INIT_WINDOWS))
 
@@ -225,7 +254,7 @@ def _initialize(ready: Ready, loop: Loop) -> None:
         loop.trained.optimizer.zero_grad(set_to_none=True)
 
     ready.adapted.model.train()
-    start_from_gradient(store, backward)
+    start_from_gradient(ready.adapted.engine.store, backward, loop.options.reduce)
 
 
 def _start(ready: Ready, loop: Loop, checkpoint: Path | None) -> None:
@@ -233,7 +262,7 @@ def _start(ready: Ready, loop: Loop, checkpoint: Path | None) -> None:
     session = ready.session
     if checkpoint is not None:
         resume_run(session, loop, checkpoint)
-    write_text(session.paths.root / "run.yaml", dump_run_config(session.config))
+    session.processes.first(partial(write_text, session.paths.root / "run.yaml", dump_run_config(session.config)))
     if checkpoint is None:
         loop.journal.write("start", 0, **start_facts(ready))
     if checkpoint is None and loop.evaluate is not None and session.config.evaluation.eval_on_start:

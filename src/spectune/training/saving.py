@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from spectune.errors import RunError
 from spectune.files import circumstance
-from spectune.training.checkpoint import load_checkpoint, retain, save_checkpoint
+from spectune.training.checkpoint import RandomState, load_checkpoint, random_state, retain, save_checkpoint
 from spectune.training.directory import RunDirectory, list_checkpoints
 
 if TYPE_CHECKING:
@@ -48,26 +48,32 @@ def save_loop(loop: Loop, *, due: bool = True) -> None:
     loop.journal.write("save", step)
     loop.journal.flush()
     position = loop.journal.position if due else before
-    path, best = loop.checkpoints / f"step-{step}", loop.progress.best
+    path = loop.checkpoints / f"step-{step}"
+    randoms = loop.processes.gather(random_state())
+    loop.processes.first(lambda: _write(loop, path, position, randoms))
+    loop.saved_step = step
+    loop.save_seconds.append(time.monotonic() - started)
+
+
+def _write(loop: Loop, path: Path, position: int, randoms: list[RandomState]) -> None:
+    best = loop.progress.best
     try:
-        save_checkpoint(path, loop.trained, _state(loop, position), loop.fingerprint)
+        save_checkpoint(path, loop.trained, _state(loop, position), loop.fingerprint, randoms)
     except (OSError, SafetensorError) as error:
         refusal = _not_saved(loop, error)
         if refusal is None:
             raise
         raise refusal from error
-    loop.saved_step = step
     try:
         keep = None if best is None else loop.checkpoints / f"step-{best['step']}"
         retain(loop.checkpoints, loop.config.train.save_total_limit, keep, path)
     except OSError as error:  # a checkpoint too many is no reason to stop
         loop.reporter.warning(f"an old checkpoint cannot be deleted: {error}")
-    loop.save_seconds.append(time.monotonic() - started)
 
 
 def restore_loop(loop: Loop, checkpoint: Path) -> None:
     """Put the loop where it was when `checkpoint` was written. Raises RunError for another stream of data."""
-    saved = load_checkpoint(checkpoint, loop.trained)
+    saved = load_checkpoint(checkpoint, loop.trained, processes=loop.processes)
     loop.loader.load_state_dict(saved["loader"])
     loop.losses.load_state_dict(saved["losses"])
     loop.unlogged = saved["unlogged"]

@@ -11,7 +11,7 @@ from spectune.config import RunConfig
 from spectune.data.examples import Example
 from spectune.data.prepare import PreparedData
 from spectune.data.tokenization import TokenizedSet
-from spectune.evaluation.evaluate import Evaluation, evaluate_examples
+from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.generation import GenerationSettings
 from spectune.evaluation.label_trie import LabelTrie
 from spectune.evaluation.metrics import choose_metrics
@@ -21,7 +21,9 @@ from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
 from spectune.training.heap import release_freed_memory
 from spectune.training.model import Adapted
+from spectune.training.parallel import ALONE, Processes
 from spectune.training.progress import Reporter
+from spectune.training.spread import evaluate_spread
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Session:
     """Of the labels, where `evaluation.constrain_labels` asks for decoding under them."""
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
+    processes: Processes = ALONE
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -83,7 +86,8 @@ class Ready:
         """Generate and score, with the run's settings."""
         release_freed_memory()
         with memory_explained(self.session.config, "evaluation"):
-            return evaluate_examples(
+            return evaluate_spread(
+                self.session.processes,
                 self.adapted.model,
                 self.tokenizer,
                 examples,

@@ -46,9 +46,10 @@ def show_schedule(session: Session) -> None:
     """The resolved schedule, its phases in steps, the learning rate at their boundaries, and what may disappoint."""
     schedule, rate, train = session.outline.schedule, session.outline.rate, session.config.train
     adapter = session.config.adapter
+    shared = f" in each of {session.processes.size} processes" if session.processes.several else ""
     session.reporter.line(
         f"{schedule.total_step:,} optimizer steps of {train.per_device_train_batch_size} × "
-        f"{train.gradient_accumulation_steps} rows; init_r {schedule.init_r}, {adapter.target}, "
+        f"{train.gradient_accumulation_steps} rows{shared}; init_r {schedule.init_r}, {adapter.target}, "
         f"lora_alpha {adapter.resolved_lora_alpha}, an allocation every {schedule.deltaT} steps (deltaT)"
     )
     for phase, (first, last) in schedule.phases().items():

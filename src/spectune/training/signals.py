@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from spectune.errors import Interrupted
+from spectune.launch import speaks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -27,6 +28,10 @@ class Stop:
     def __init__(self) -> None:
         self.signum: int | None = None
         """The signal that asked to stop, if one did."""
+        self.patient = False
+        """Signals are only noted, everywhere: there are other processes, which this one must not leave alone."""
+        self.ending = False
+        """The run is ending already: a launcher's signal on the way out is ignored, for good."""
         self._raises = True
 
     @contextmanager
@@ -42,7 +47,7 @@ class Stop:
     def _mode(self, *, raises: bool) -> Iterator[None]:
         before, self._raises = self._raises, raises
         try:
-            if raises and self.signum is not None:
+            if raises and self.signum is not None and not self.patient:
                 raise Interrupted(self.signum)
             yield
         finally:
@@ -51,13 +56,16 @@ class Stop:
     def handle(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
         name = signal.Signals(signum).name
+        if self.ending:
+            return
         if self.signum is not None:
             _say(f"{name} again: ending at once; what was saved is whole")
             os._exit(128 + signum)
         self.signum = signum
-        if self._raises:
+        if self._raises and not self.patient:
             raise Interrupted(signum)
-        _say(f"{name}: finishing this step, then saving; a second signal ends at once")
+        if speaks():
+            _say(f"{name}: finishing this step, then saving; a second signal ends at once")
 
 
 @contextmanager
@@ -76,7 +84,7 @@ def catch_signals() -> Iterator[Stop]:
         yield stop
     finally:
         for one, handler in before.items():
-            signal.signal(one, handler)
+            signal.signal(one, signal.SIG_IGN if stop.ending else handler)
 
 
 def _say(line: str) -> None:

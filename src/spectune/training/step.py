@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -28,6 +28,8 @@ class StepOptions:
     max_grad_norm: float | None
     penalty_in_scores: bool
     call_order: Literal["paper", "peft"]
+    reduce: Callable[[Sequence[Tensor]], None] | None = None
+    """Sums tensors over all processes, in place; None with one process."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
     for batch in window.batches:
         moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
         labels = moved.pop("labels")
+        targets = moved.pop("decoder_labels", labels)
         with options.autocast():
-            logits = model(**moved, decoder_input_ids=decoder_inputs(base, labels), use_cache=False).logits
+            logits = model(**moved, decoder_input_ids=decoder_inputs(base, targets), use_cache=False).logits
         loss = F.cross_entropy(
             logits.flatten(0, -2).float(),
             labels.flatten(),
@@ -93,6 +96,8 @@ def training_step(
         rate: its learning rate.
     """
     loss = window_loss(model, window, options)
+    if options.reduce is not None:
+        options.reduce([*_gradients(engine), loss])
     penalty, skip = before_update(
         engine,
         loss,

@@ -72,6 +72,7 @@ def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
         "pad_token_id": padding_id(base, ready.tokenizer),
         **(lengths if data.padding == "max_length" else {}),
     }
+    share = {"rank": ready.session.processes.rank, "world_size": ready.session.processes.size}
     sizes: dict[str, int] = {
         "batch_size": train.per_device_train_batch_size,
         "accumulation_steps": train.gradient_accumulation_steps,
@@ -80,13 +81,13 @@ def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
     }
     first = ready.session.first_token_global
     if ready.session.data.stream is None:
-        return BatchLoader(ready.sets["train"], **sizes, **padding, first_token_global=first)
+        return BatchLoader(ready.sets["train"], **sizes, **padding, **share, first_token_global=first)
     return StreamLoader(
         ready.session.data.stream,
         ready.tokenizer,
         max_source_length=data.max_source_length,
         max_target_length=data.max_target_length,
-        assembler=Assembler(**padding, first_token_global=first),
+        assembler=Assembler(**padding, **share, first_token_global=first),
         check=partial(ready.session.vocabulary.check, "train"),
         **sizes,
     )

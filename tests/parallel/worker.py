@@ -1,0 +1,138 @@
+"""One process of a run, kept for many runs so that libraries are imported once: a task a line in, a result a line out.
+
+A task holds a configuration, the environment that a launcher would set, and where to go wrong on purpose.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from tests.training.conftest import proof_in_this_process
+
+import spectune
+from spectune.adapter import initialization
+from spectune.errors import Interrupted, UserError
+from spectune.training import loop, saving
+from spectune.training.parallel import Processes
+from spectune.training.progress import Reporter
+
+MARK = "RESULT "
+loop_module: Any = loop  # their names are replaced below
+saving_module: Any = saving
+
+
+@dataclass
+class Record:
+    """What a run did, step by step."""
+
+    live: list[list[int]] = field(default_factory=list)
+    """Numbers of the live triplets, for each allocation."""
+    sent: list[int] = field(default_factory=list)
+    """Bytes given to `all_reduce` inside each step."""
+    banks: list[int] = field(default_factory=list)
+    """Bytes of all trainable parameters at the start of each step."""
+    gradients: list[float] = field(default_factory=list)
+    """Norms of the whole matrices' gradients that an informed start is made from."""
+    drawn: list[float] = field(default_factory=list)
+    """A number that the random generator would give after each step."""
+
+
+def perform(task: dict[str, Any]) -> dict[str, Any]:
+    """Train as the task says; what came of it."""
+    record, sent = Record(), [0]
+    step_once, reduce_once, check_once = loop_module.training_step, dist.all_reduce, Processes.check_live
+
+    def step(model: Any, engine: Any, *rest: Any, **options: Any) -> Any:
+        record.banks.append(sum(p.numel() * p.element_size() for p in engine.parameters()))
+        before = sent[0]
+        go_wrong(task, options["step"], engine)
+        result = step_once(model, engine, *rest, **options)
+        record.sent.append(sent[0] - before)
+        with torch.random.fork_rng():
+            record.drawn.append(torch.rand(()).item())
+        return result
+
+    def reduce(tensor: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        sent[0] += tensor.numel() * tensor.element_size()
+        return reduce_once(tensor, *rest, **options)
+
+    def check(self: Processes, keep: torch.Tensor, number: int) -> None:
+        record.live.append(keep.nonzero().flatten().tolist())
+        check_once(self, keep, number)
+
+    def leading(gradient: torch.Tensor, rank: int) -> Any:
+        record.gradients.append(gradient.norm().item())
+        return leading_once(gradient, rank)
+
+    leading_once = initialization.leading
+    with (
+        patch.object(initialization, "leading", leading),
+        patch("spectune.training.finish.prove_reload", proof_in_this_process),
+        patch.object(loop_module, "training_step", step),
+        patch.object(dist, "all_reduce", reduce),
+        patch.object(Processes, "check_live", check),
+        patch.object(saving, "save_checkpoint", full_disk(task, saving_module.save_checkpoint)),
+    ):
+        return vars(record) | outcome(task)
+
+
+def outcome(task: dict[str, Any]) -> dict[str, Any]:
+    """The end of a run, as JSON values."""
+    try:
+        result = spectune.train(task["config"], resume=task.get("resume", False), reporter=Reporter(quiet=True))
+    except UserError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    except Interrupted as stopped:
+        return {"error": "Interrupted", "status": stopped.status, "message": str(stopped)}
+    return {"error": None, "summary": result.summary}
+
+
+def go_wrong(task: dict[str, Any], step: int, engine: Any) -> None:
+    """The fault that the task asks for in this process at this step."""
+    kind, at = task.get("fault", (None, 0))
+    if step == at and kind in ("SIGTERM", "SIGKILL"):
+        os.kill(os.getpid(), getattr(signal, kind))
+    if step == at and kind == "drift":
+        engine.averages.sensitivity[0].copy_(torch.rand_like(engine.averages.sensitivity[0]) * 1e6)
+    if step == at and kind == "memory":
+        raise_out_of_memory()
+
+
+def raise_out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def full_disk(task: dict[str, Any], save: Callable[..., None]) -> Callable[..., None]:
+    """`save_checkpoint`, on a disk that is full where the task says so."""
+
+    def failing(*args: Any) -> None:
+        if task.get("fault", (None, 0))[0] == "disk":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(*args)
+
+    return failing
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    out = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        task = json.loads(line)
+        os.environ.update(task["environment"])
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run that ended early has it ignored
+        out.write(MARK + json.dumps(perform(task)) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    main()
