@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from accelerate.state import PartialState
 from tests.training.conftest import proof_in_this_process
 
 import spectune
@@ -130,6 +131,9 @@ def main() -> None:
         task = json.loads(line)
         os.environ.update(task["environment"])
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run that ended early has it ignored
+        if dist.is_initialized():  # accelerate's group of one, of a run that was alone
+            dist.destroy_process_group()
+        PartialState._reset_state()
         out.write(MARK + json.dumps(perform(task)) + "\n")
         out.flush()
 

@@ -230,6 +230,11 @@ def _meet(use_cpu: bool) -> bool:
     if not dist.is_available():
         raise ConfigError("this torch is built without torch.distributed; install another, or start one process")
     if dist.is_initialized():
+        if dist.get_world_size() != world_size():
+            raise ConfigError(
+                f"this program has formed a group of {dist.get_world_size()}, and WORLD_SIZE says {world_size()}; "
+                "leave that group (torch.distributed.destroy_process_group()), or set WORLD_SIZE as the launcher does"
+            )
         return False
     needed = ["gloo"] if use_cpu or not torch.cuda.is_available() else ["gloo", "nccl"]
     for name in needed:
