@@ -58,6 +58,16 @@ def quantized(directory: Path, family: str, kind: str, dtype: torch.dtype) -> An
     return model
 
 
+def finished(directory: Path, family: str, kind: str, dtype: torch.dtype) -> Any:
+    """A model trained past its freeze and compacted, in evaluation mode."""
+    model = adapted(quantized(directory, family, kind, dtype), spread=0.3)
+    engine = attach(model)
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_peft(model, optimizer, range(1, FREEZE + 2))
+    engine.compact(optimizer)
+    return model.eval()
+
+
 def trainable(model: Any) -> list[Any]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -105,12 +115,7 @@ def test_a_run_is_that_of_peft(directory: Path, family: str, kind: str) -> None:
 def test_saved_and_reloaded_by_peft(
     directory: Path, family: str, kind: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    model = adapted(quantized(directory, family, kind, dtype), spread=0.3)
-    engine = attach(model)
-    optimizer = OPTIMIZERS["adamw"](engine.parameters())
-    steps_of_peft(model, optimizer, range(1, FREEZE + 2))
-    engine.compact(optimizer)
-    model.eval()
+    model = finished(directory, family, kind, dtype)
     expected, tokens = logits(model), generated(model)
     with model.disable_adapter():
         assert not torch.equal(logits(model), expected), "the adapter does something"
@@ -128,14 +133,9 @@ def test_an_evaluation_is_bit_for_bit_the_reloaded_adapter(
     directory: Path, family: str, kind: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     """PEFT rounds a pruned adapter to what the base multiplies in while it loads it."""
-    model = adapted(quantized(directory, family, kind, dtype), spread=0.3)
-    engine = attach(model)
-    optimizer = OPTIMIZERS["adamw"](engine.parameters())
-    steps_of_peft(model, optimizer, range(1, FREEZE + 2))
-    engine.compact(optimizer)
+    model = finished(directory, family, kind, dtype)
     model.save_pretrained(tmp_path)
     plain = PeftModel.from_pretrained(quantized(directory, family, kind, dtype), tmp_path).eval()
-    model.eval()
     with plain_arithmetic(model):
         assert torch.equal(logits(model), logits(plain))
 

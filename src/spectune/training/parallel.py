@@ -201,7 +201,7 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         if not _may_speak():
             raise ElsewhereError("another process of the run says what is wrong") from None
         raise RunError(f"another process of the run has ended; {hint()}") from None
-    except Exception:
+    except Exception:  # a mistake or a bug: said by one process, the first
         stop.ending = True
         if _may_speak():
             raise

@@ -107,7 +107,7 @@ def tracked(
 def _works(name: str, warn: Callable[[str], None], act: Callable[[], Any]) -> bool:
     try:
         act()
-    except Exception as error:
+    except Exception as error:  # whatever a tracker's library and its network raise
         warn(f"the tracker {name} failed and gets nothing more ({first_line(error)}); journal.jsonl has everything")
         return False
     return True
