@@ -1,0 +1,1 @@
+"""Quality at equal size: methods × tasks × budgets × seeds; see `__main__`."""

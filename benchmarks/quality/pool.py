@@ -1,0 +1,108 @@
+"""Runs what is missing, in processes of one thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.results import GRID, START, Key, Results, merit, next_rate
+from benchmarks.quality.tasks import TASKS, ground
+from benchmarks.quality.training import run
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for: all combinations."""
+
+    stage: str
+    tasks: list[str]
+    methods: list[str]
+    ranks: list[int]
+    seeds: list[int]
+
+    def chains(self) -> list[Key]:
+        """The first run of each chain; what does not depend on the rank is there once."""
+        return [
+            Key(self.stage, task, method, rank, seed, GRID[START[0]])
+            for task in self.tasks
+            for rank in self.ranks
+            for method in self.methods
+            for seed in self.seeds
+        ]
+
+
+class Pool:
+    """Runs in processes of one thread each. A chain is one run after another: a search, or a single confirmation."""
+
+    def __init__(self, results: Results, wanted: Wanted, *, base: str, jobs: int, points: int) -> None:
+        """`points`: validation scores on the way, of a confirmation."""
+        self._results, self._base, self._jobs, self._points = results, base, jobs, points
+        self._chains = wanted.chains()
+
+    def run(self) -> None:
+        """Until every chain has ended."""
+        context = multiprocessing.get_context("spawn")
+        running: dict[Future[dict[str, Any]], Key] = {}
+        with ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_one_thread) as pool:
+            waiting = list(self._chains)
+            while waiting or running:
+                while waiting and len(running) < self._jobs:
+                    self._begin(pool, running, waiting.pop(0))
+                done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), None)
+                for future in done:
+                    key = running.pop(future)
+                    self._results.add(key, future.result())
+                    _say(key, self._results[key])
+                    self._begin(pool, running, key)
+
+    def _begin(self, pool: ProcessPoolExecutor, running: dict[Future[dict[str, Any]], Key], key: Key) -> None:
+        following = self._next(key)
+        if following is not None:
+            points = self._points if key.stage == "confirm" else 0
+            running[pool.submit(_work, following, self._base, points)] = following
+
+    def _next(self, chain: Key) -> Key | None:
+        """The next run of a chain; None at its end."""
+        metric = TASKS[chain.task].metric
+        if chain.stage == "confirm":
+            rate = self._results.best_rate(metric, chain.task, chain.method, chain.rank)
+            if rate is None:
+                raise SystemExit(f"no finished search for {chain.method} on {chain.task} at {chain.rank}")
+            key = replace(chain, rate=rate)
+            return None if key in self._results else key
+        tried = {rate: replace(chain, rate=rate) for rate in GRID}
+        found = {rate: merit(self._results[key], metric) for rate, key in tried.items() if key in self._results}
+        if METHODS[chain.method].kind == "frozen" and found:
+            return None
+        rate = next_rate(found)
+        return None if rate is None else tried[rate]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _work(key: Key, base: str, points: int) -> dict[str, Any]:
+    return run(
+        ground(key.task, base),
+        METHODS[key.method],
+        rank=key.rank,
+        rate=key.rate,
+        seed=key.seed,
+        tests=key.stage == "confirm",
+        points=points,
+    )
+
+
+def _say(key: Key, found: dict[str, Any]) -> None:
+    metric = TASKS[key.task].metric
+    scores = {name: found[name][metric] for name in ("validation", "test") if name in found}
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    print(
+        f"{key.task:14} r {key.rank} seed {key.seed} {key.method:36} {key.rate:.0e}  {shown}  {found['seconds']:.0f} s",
+        flush=True,
+    )

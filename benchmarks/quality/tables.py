@@ -1,0 +1,155 @@
+"""Tables from the lines: scores with their spread, paired differences, the distance covered, examples needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.quality.methods import METHODS
+from benchmarks.quality.results import Key, Results, merit
+from benchmarks.quality.tasks import TASKS
+from benchmarks.writing import table
+
+REFERENCE = "PEFT LoRA"
+OURS = "spectune"
+RIVALS = ("PEFT LoRA", "PEFT AdaLoRA, its defaults", "PEFT AdaLoRA, the paper's settings")
+
+
+def screened(results: Results, rank: int) -> str:
+    """Best validation score of each search that is over, and its learning rate."""
+    rows, tasks = [], _tasks(results, "search", rank)
+    for method in METHODS:
+        row: dict[str, Any] = {"method": method}
+        for task in tasks:
+            rate = results.best_rate(TASKS[task].metric, task, method, rank)
+            row[task] = "" if rate is None else _searched(results, Key("search", task, method, rank, 0, rate))
+        if any(row[task] for task in tasks):
+            rows.append(row)
+    return table(rows) if rows else ""
+
+
+def confirmed(results: Results, rank: int) -> str:
+    """Test scores: mean ± standard deviation over the seeds, and the mean of the differences to LoRA, seed by seed."""
+    rows, tasks = [], _tasks(results, "confirm", rank)
+    for method in METHODS:
+        row: dict[str, Any] = {"method": method}
+        for task in tasks:
+            row[task] = _cell(scores(results, task, method, rank), scores(results, task, REFERENCE, rank))
+        if any(row[task] for task in tasks):
+            rows.append(row)
+    return table(rows) if rows else ""
+
+
+def covered(results: Results) -> str:
+    """What share of the distance from the frozen base to full fine-tuning each method covers, in per cent of it."""
+    rows = []
+    for rank in sorted({key.rank for key in results if key.stage == "confirm"}):
+        for method in METHODS:
+            row: dict[str, Any] = {"r̄": str(rank), "method": method}
+            for task in _tasks(results, "confirm", None):
+                row[task] = _share(results, task, method, rank)
+            if METHODS[method].kind not in ("frozen", "full") and any(list(row.values())[2:]):
+                rows.append(row)
+    return table(rows) if rows else ""
+
+
+def examples_needed(results: Results, rank: int) -> str:
+    """Training examples until the final validation score of LoRA is first reached, mean over seeds that reach it."""
+    rows = []
+    for task in _tasks(results, "confirm", rank):
+        goals = {key.seed: _validation(results[key], task) for key in _runs(results, task, REFERENCE, rank)}
+        for method in METHODS:
+            runs = [
+                key for key in _runs(results, task, method, rank) if results[key].get("curve") and key.seed in goals
+            ]
+            if runs:
+                steps = [_first_step(results[key], task, goals[key.seed]) for key in runs]
+                reached = [step * TASKS[task].batch_size for step in steps if step is not None]
+                rows.append(
+                    {
+                        "task": task,
+                        "method": method,
+                        "examples": f"{mean(reached):,.0f}" if reached else "",
+                        "seeds that reach it": f"{len(reached)} of {len(runs)}",
+                    }
+                )
+    return table(rows) if rows else ""
+
+
+def verdict(results: Results, rank: int) -> list[str]:
+    """Lines that say, task by task, whether ours is at or above each rival."""
+    lines = []
+    for task in _tasks(results, "confirm", rank):
+        ours = scores(results, task, OURS, rank)
+        for rival in RIVALS:
+            theirs = scores(results, task, rival, rank)
+            pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+            if pairs:
+                difference = mean(a - b for a, b in pairs)
+                lines.append(f"{task}, r̄ {rank}: {OURS} − {rival} = {_number(task, difference, sign=True)}")
+    return lines
+
+
+def scores(results: Results, task: str, method: str, rank: int) -> dict[int, float]:
+    """Test score by seed."""
+    metric = TASKS[task].metric
+    return {key.seed: results[key]["test"][metric] for key in _runs(results, task, method, rank)}
+
+
+def _runs(results: Results, task: str, method: str, rank: int) -> list[Key]:
+    wanted = ("confirm", task, method, rank)
+    if METHODS[method].kind in ("frozen", "full"):  # one number for all ranks
+        return [key for key in results if (key.stage, key.task, key.method) == wanted[:3]]
+    return [key for key in results if (key.stage, key.task, key.method, key.rank) == wanted]
+
+
+def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
+    there = {key.task for key in results if key.stage == stage and rank in (None, key.rank)}
+    return [task for task in TASKS if task in there]
+
+
+def _searched(results: Results, key: Key) -> str:
+    return f"{_number(key.task, merit(results[key], TASKS[key.task].metric)[0])} ({key.rate:.0e})"
+
+
+def _cell(mine: Mapping[int, float], reference: Mapping[int, float]) -> str:
+    if not mine:
+        return ""
+    values = list(mine.values())
+    spread = f" ± {_plain(stdev(values))}" if len(values) > 1 else ""
+    shared = [mine[seed] - reference[seed] for seed in mine if seed in reference]
+    return f"{_plain(mean(values))}{spread}" + (f" ({_plain(mean(shared), sign=True)})" if shared else "")
+
+
+def _share(results: Results, task: str, method: str, rank: int) -> str:
+    low, high, mine = (
+        _mean(scores(results, task, name, rank).values()) for name in ("frozen", "full fine-tuning", method)
+    )
+    if low is None or high is None or mine is None or high <= low:
+        return ""
+    return f"{100 * (mine - low) / (high - low):.0f}"
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    listed = list(values)
+    return mean(listed) if listed else None
+
+
+def _validation(entry: dict[str, Any], task: str) -> float:
+    return float(entry["validation"][TASKS[task].metric])
+
+
+def _first_step(entry: dict[str, Any], task: str, goal: float) -> int | None:
+    metric = TASKS[task].metric
+    curve = [*entry["curve"], {"step": TASKS[task].steps, **entry["validation"]}]
+    return next((point["step"] for point in curve if point[metric] >= goal), None)
+
+
+def _number(task: str, value: float, *, sign: bool = False) -> str:
+    return _plain(value, sign=sign)
+
+
+def _plain(value: float, *, sign: bool = False) -> str:
+    digits = 1 if abs(value) >= 1.5 else 3
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"

@@ -1,0 +1,125 @@
+"""The quality benchmark: equal sizes, the same search for all, lines that survive a kill, tables of the lines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.quality import tables
+from benchmarks.quality.methods import BASELINES, METHODS
+from benchmarks.quality.report import BEGIN, END, report, write_between
+from benchmarks.quality.results import GRID, Key, Results, next_rate
+from benchmarks.quality.tasks import TASKS, Ground
+from benchmarks.quality.training import run
+
+SHORT = dataclasses.replace(TASKS["clinc150"], steps=8, batch_size=4, validation_rows=4, test_rows=4)
+
+
+@pytest.fixture(scope="module")
+def tiny(data_root: Path) -> Ground:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECTUNE_DATA", str(data_root))
+        return Ground(SHORT, "starter")
+
+
+def line(
+    stage: str, method: str, *, seed: int = 0, rate: float = 1e-2, test: float = 0.5, task: str = "clinc150"
+) -> str:
+    key = {"stage": stage, "task": task, "method": method, "rank": 2, "seed": seed, "rate": rate}
+    scores = {"exact_match": test, "eval_loss": 1.0}
+    curve = [{"step": 100, "exact_match": test / 2}, {"step": 200, "exact_match": test}]
+    return json.dumps({"key": key, "validation": scores, "test": scores, "curve": curve})
+
+
+@pytest.fixture(scope="module")
+def lora(tiny: Ground) -> int:
+    """Parameters of LoRA at rank 2."""
+    parameters: int = run(tiny, METHODS["PEFT LoRA"], rank=2, rate=1e-3, seed=0, tests=False)["parameters"]
+    return parameters
+
+
+KINDS = [
+    *(method.name for method in BASELINES),
+    "spectune",
+    *(f"spectune, {name}" for name in ("random start", "orthonormal start", "importance after the update")),
+    *(f"spectune, {name}" for name in ("permanent pruning", "budget in parameters", "penalty not in the scores")),
+]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_method_trains_what_the_size_allows(tiny: Ground, lora: int, name: str) -> None:
+    found = run(tiny, METHODS[name], rank=2, rate=1e-3, seed=0, tests=True, points=2)
+    assert {"exact_match", "eval_loss"} <= set(found["test"])
+    if METHODS[name].kind == "frozen":
+        assert found["parameters"] == 0
+        return
+    assert found["train_loss"] > 0
+    assert [point["step"] for point in found["curve"]] == [4]
+    if METHODS[name].kind != "full":
+        # ranks differ in shape: a feed-forward triplet costs two and a half attention triplets
+        assert found["parameters"] <= lora * 1.3
+    if "ranks" in found and not METHODS[name].by_parameters:
+        assert sum(found["ranks"].values()) == 2 * len(found["ranks"])
+
+
+def test_a_run_is_a_function_of_its_seed(tiny: Ground) -> None:
+    first, again, other = (
+        run(tiny, METHODS["spectune"], rank=2, rate=1e-2, seed=seed, tests=False)["train_loss"] for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_the_search_climbs_from_the_middle_and_ends(tmp_path: Path) -> None:
+    merits = dict(zip(GRID, [(1.0,), (4.0,), (3.0,), (2.0,), (0.0,)], strict=True))
+    found: dict[float, tuple[float, float]] = {}
+    while (rate := next_rate(found)) is not None:
+        found[rate] = (*merits[rate], 0.0)
+    assert list(found) == [3e-3, 1e-2, 1e-3, 3e-4]
+
+
+def test_lines_that_are_there_are_kept_and_a_cut_one_is_run_again(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text(line("search", "PEFT LoRA") + "\n" + line("search", "spectune")[:40])
+    results = Results(path)
+    key = Key("search", "clinc150", "PEFT LoRA", 2, 0, 1e-2)
+    assert list(results) == [key]
+    other = dataclasses.replace(key, method="spectune")
+    results.add(other, {"validation": {"exact_match": 0.25}})
+    assert list(Results(path)) == [key, other]
+
+
+def test_tables_say_differences_seed_by_seed_and_what_is_covered(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    scores = {"frozen": (0.0, 0.0), "full fine-tuning": (0.8, 0.8), "PEFT LoRA": (0.4, 0.2), "spectune": (0.5, 0.5)}
+    path.write_text(
+        "\n".join(
+            line("confirm", name, seed=seed, test=test)
+            for name, pair in scores.items()
+            for seed, test in enumerate(pair)
+        )
+    )
+    results = Results(path)
+    assert "| spectune         | 0.500 ± 0.000 (+0.200) |" in tables.confirmed(results, 2)
+    assert "PEFT LoRA | 38" in " ".join(tables.covered(results).split())
+    assert "spectune | 62" in " ".join(tables.covered(results).split())
+    assert tables.verdict(results, 2) == ["clinc150, r̄ 2: spectune − PEFT LoRA = +0.200"]
+    needed = " ".join(tables.examples_needed(results, 2).split())
+    assert "| clinc150 | PEFT LoRA | 3,200 | 2 of 2 |" in needed
+
+
+def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
+    page, lines = tmp_path / "page.md", tmp_path / "lines.jsonl"
+    lines.write_text(line("confirm", "spectune"))
+    page.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    write_between(page, report(Results(lines)))
+    text = page.read_text()
+    assert text.startswith(f"above\n{BEGIN}\n")
+    assert text.endswith(f"{END}\nbelow\n")
+    assert "old" not in text
+    assert "spectune" in text
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no"):
+        write_between(page, "text")
