@@ -10,10 +10,10 @@ _WIDTH, _HEIGHT, _LEFT, _TOP = 760, 260, 48, 20
 
 def schedule_picture() -> str:
     """Budget and learning rate of a run of 1,000 steps with the defaults, as SVG."""
-    schedule = RankSchedule(total_step=1000, tinit=100, tfinal=500, deltaT=2, init_r=12, target_r=8)
+    schedule = RankSchedule(total_step=1000, tinit=100, tfinal=250, deltaT=3, init_r=32, target_r=8)
     rate = resolve_learning_rate(peak=1.0, kind="linear", warmup_ratio=None, schedule=schedule)
     steps = range(1, schedule.total_step + 1, 3)
-    budget = [(step, schedule.budget(step, 1200, 800) / 1200) for step in steps]
+    budget = [(step, schedule.budget(step, 3200, 800) / 3200) for step in steps]
     rates = [(step, rate.at(step)) for step in steps]
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT + 60}" font-family="sans-serif"',
@@ -29,8 +29,8 @@ def schedule_picture() -> str:
     parts += [
         f'<polyline points="{_points(budget)}" fill="none" stroke="#0072b2" stroke-width="3"/>',
         f'<polyline points="{_points(rates)}" fill="none" stroke="#d55e00" stroke-width="2" stroke-dasharray="6 4"/>',
-        f'<text x="{_x(560):.0f}" y="{_y(2 / 3) - 10:.0f}" fill="#0072b2">budget: 12 to 8 a matrix</text>',
-        f'<text x="{_x(700):.0f}" y="{_y(0.4):.0f}" fill="#d55e00">learning rate, falling to 0</text>',
+        f'<text x="{_x(600):.0f}" y="{_y(1 / 4) - 10:.0f}" fill="#0072b2">budget: 32 to 8 a matrix</text>',
+        f'<text x="{_x(560):.0f}" y="{_y(0.52):.0f}" fill="#d55e00">learning rate, falling to 0</text>',
     ]
     marks = {"0": 0, "tinit": schedule.tinit, "freeze_step": schedule.freeze_step, "total_step": schedule.total_step}
     for name, step in marks.items():

@@ -29,7 +29,7 @@ def table(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("sections", "note"),
     [
-        ({"adapter": {"lora_alpha": 1}}, "lora_alpha / init_r is 0.0833: so small a scale under-trains"),
+        ({"adapter": {"lora_alpha": 1}}, "lora_alpha / init_r is 0.0312: so small a scale under-trains"),
         ({"train": {"max_steps": 100, "learning_rate": 5e-5}}, "learning_rate 5e-05 under-trains"),
         ({"adapter": {"init_r": 8}}, "init_r equals target_r: no rank will move"),
     ],

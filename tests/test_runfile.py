@@ -34,7 +34,7 @@ def _load(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
 def test_defaults_are_those_of_the_configuration(run_file: Path) -> None:
     config = load_run_config(run_file)
     assert config.train.learning_rate == 1e-3
-    assert config.adapter.resolved_lora_alpha == 24
+    assert (config.adapter.resolved_init_r, config.adapter.resolved_lora_alpha) == (32, 64)
 
 
 @pytest.mark.parametrize(

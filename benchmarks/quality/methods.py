@@ -47,17 +47,17 @@ class Method:
     """Of PEFT's or our configuration, over the defaults; `tinit` and `tfinal` as fractions."""
     rate_of_values: float = 1.0
     """Learning rate of λ over that of P and Q."""
-    ratio: float = 1.5
-    """init_r over target_r."""
+    ratio: float | None = None
+    """init_r over target_r; None: `init_rank`'s own rule."""
     scale: float | None = None
     """s = lora_alpha / init_r, where the options give no lora_alpha."""
     by_parameters: bool = False
     """Spend parameters instead of triplets: as many as target_r triplets a matrix would take."""
 
 
-def init_rank(rank: int, ratio: float) -> int:
+def init_rank(rank: int, ratio: float | None) -> int:
     """init_r for an average rank after the freeze; at least one more than it."""
-    return max(rank + 1, round(rank * ratio))
+    return max(rank + 1, max(4 * rank, 16) if ratio is None else round(rank * ratio))
 
 
 def _frozen(base: PreTrainedModel, method: Method, rank: int, steps: int) -> Trainable:
@@ -126,12 +126,14 @@ MAKERS: dict[str, Callable[[PreTrainedModel, Method, int, int], Trainable]] = {
 }
 
 
-_GRADIENT = {"init": "gradient"}
+_OURS = {"init": "gradient", "tinit": 0.1, "tfinal": 0.25}
+"""The defaults, written out: what a line was measured with does not change when they do."""
+_FIRST_GUESS = {"init": "gradient", "tinit": 0.1, "tfinal": 0.5}
 
 
 def _variant(name: str, *, options: Mapping[str, Any] | None = None, **changes: Any) -> Method:
     """spectune with one choice changed."""
-    return Method(f"spectune, {name}", "spectune", _GRADIENT | dict(options or {}), **changes)
+    return Method(f"spectune, {name}", "spectune", _OURS | dict(options or {}), **changes)
 
 
 _PAPER = {"tinit": 0.12, "tfinal": 0.49, "orth_reg_weight": 0.1, "lora_alpha": 16, "deltaT": 1}
@@ -142,32 +144,32 @@ BASELINES = (
     Method("PEFT LoRA", "lora"),
     Method("PEFT LoRA, rsLoRA scale", "lora", {"use_rslora": True}),
     Method("PEFT AdaLoRA, its defaults", "peft", {"init_r": 12}),
-    Method("PEFT AdaLoRA, the paper's settings", "peft", _PAPER),
+    Method("PEFT AdaLoRA, the paper's settings", "peft", _PAPER, ratio=1.5),
 )
 
 VARIANTS = (
-    Method("spectune", "spectune", _GRADIENT),
+    Method("spectune", "spectune", _OURS),
+    Method("first guess: init_r 1.5 ×, freeze at 1/2", "spectune", _FIRST_GUESS, ratio=1.5),
+    Method("first guess, init_r 4 ×", "spectune", _FIRST_GUESS, ratio=4.0),
+    Method("first guess, init_r 8 ×", "spectune", _FIRST_GUESS, ratio=8.0),
+    Method("first guess, init_r 4 ×, freeze at 3/4", "spectune", _OURS, ratio=4.0),
+    _variant("init_r 16 ×", ratio=16.0),
+    _variant("freeze at 9/10", options={"tfinal": 0.1}),
     _variant("random start", options={"init": "random"}),
     _variant("orthonormal start", options={"init": "orthonormal"}),
     _variant("rate of λ × 4", rate_of_values=4.0),
-    _variant("rate of λ × 16", rate_of_values=16.0),
     _variant("scale 8", scale=8.0),
     _variant("scale 0.5", scale=0.5),
-    _variant("scale 32", scale=32.0),
-    _variant("triplet importance", options={"importance": "triplet"}),
-    _variant("importance after the update", options={"call_order": "peft"}),
-    _variant("no smoothing", options={"beta1": 0.001, "beta2": 0.001}),
-    _variant("longer smoothing", options={"beta1": 0.97, "beta2": 0.97}),
     _variant("no penalty", options={"orth_reg_weight": 0.0}),
     _variant("penalty 0.01", options={"orth_reg_weight": 0.01}),
     _variant("penalty 0.5", options={"orth_reg_weight": 0.5}),
     _variant("penalty not in the scores", options={"penalty_in_scores": False}),
+    _variant("triplet importance", options={"importance": "triplet"}),
+    _variant("importance after the update", options={"call_order": "peft"}),
+    _variant("no smoothing", options={"beta1": 0.001, "beta2": 0.001}),
+    _variant("longer smoothing", options={"beta1": 0.97, "beta2": 0.97}),
     _variant("permanent pruning", options={"pruning": "permanent"}),
-    _variant("early freeze", options={"tinit": 0.05, "tfinal": 0.75}),
-    _variant("late freeze", options={"tinit": 0.2, "tfinal": 0.25}),
     _variant("allocation every 20 steps", options={"deltaT": 20}),
-    _variant("init_r 2 × target_r", ratio=2.0),
-    _variant("init_r 4 × target_r", ratio=4.0),
     _variant("budget in parameters", by_parameters=True),
 )
 

@@ -84,7 +84,7 @@ def _train(
 ) -> RunResult:
     def outlined() -> Outline:
         if config.adapter.init_from is not None and not resume:
-            check_start(config.adapter.init_from, config.adapter.init_r)
+            check_start(config.adapter.init_from, config.adapter.resolved_init_r)
         return outline_run(config)
 
     outline = outlined() if processes is None else processes.together(outlined)

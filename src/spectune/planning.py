@@ -116,7 +116,7 @@ def plan_run(config: RunConfig) -> Plan:
     Raises a `UserError` for whatever `spectune train` would refuse before its first step.
     """
     if config.adapter.init_from is not None:
-        check_start(config.adapter.init_from, config.adapter.init_r)
+        check_start(config.adapter.init_from, config.adapter.resolved_init_r)
     outline = outline_run(config, data_required=False)
     model = skeleton(config.model)
     notes = [*outline.notes, *check_lengths(config.data, model.config, evaluation=config.evaluation)]
@@ -210,9 +210,9 @@ def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
 def _tuning_notes(config: RunConfig) -> list[str]:
     """What is allowed and will disappoint: PEERS' commonest reasons for an AdaLoRA that does not learn."""
     adapter, notes = config.adapter, []
-    if adapter.init_r == adapter.target_r:
-        notes.append("init_r equals target_r: no rank will move; give init_r of about 1.5 × target_r")
-    scale = adapter.resolved_lora_alpha / adapter.init_r
+    if adapter.resolved_init_r == adapter.target_r:
+        notes.append("init_r equals target_r: no rank will move; leave init_r out, or give a larger one")
+    scale = adapter.resolved_lora_alpha / adapter.resolved_init_r
     if scale < _LEAST_SCALE:
         notes.append(
             f"lora_alpha / init_r is {scale:.3g}: so small a scale under-trains; lora_alpha: auto gives 2 × init_r"
@@ -285,7 +285,7 @@ def schedule_of(config: RunConfig, total_step: int) -> RankSchedule:
         tinit=adapter.tinit,
         tfinal=adapter.tfinal,
         deltaT=adapter.deltaT,
-        init_r=adapter.init_r,
+        init_r=adapter.resolved_init_r,
         target_r=adapter.target_r or 1,  # with a budget, `with_room` puts in what that comes to
     )
 

@@ -173,10 +173,10 @@ def _render(*, place: dict[str, str], table: Table, guess: _Guess, model: str, o
         "model": base,
         "data": _data_lines(place, table, guess),
         "adapter": [
-            *_entry("init_r", 12, "rank every matrix starts with"),
             *_entry("target_r", 8, "average rank after the freeze; or a budget for the saved file, budget: 400kB"),
+            *_entry("init_r", "auto", "rank every matrix starts with: 4 × target_r, at least 16"),
             *_entry("tinit", 0.10, "warm-up: a fraction of the run, or steps"),
-            *_entry("tfinal", 0.50, "length of the frozen phase"),
+            *_entry("tfinal", 0.25, "length of the frozen phase"),
         ],
         "train": [
             *_entry("output_dir", output_dir),

@@ -53,7 +53,7 @@ def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str,
     Raises:
         ConfigError: an `adapter.budget` that holds no triplet, or all of them.
     """
-    rank, shapes = config.adapter.init_r, [shape_of(model, name) for name in targets]
+    rank, shapes = config.adapter.resolved_init_r, [shape_of(model, name) for name in targets]
     costs, beside = [rows + columns + 1 for rows, columns in shapes], _trained_beside(config, model, targets)
     entries = _entries(rank, dict(zip(targets, shapes, strict=True)))
     at_start, whole, room = rank * sum(costs), sum(beside), None

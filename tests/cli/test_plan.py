@@ -17,11 +17,11 @@ def test_numbers_of_a_small_run(run_file: Path) -> None:
     plan = plan_run(load_run_config(run_file, ["train.num_train_epochs=4", "data.validation_split=null"]))
     assert plan.lengths.rows == 120
     assert (plan.lengths.steps_per_epoch, plan.lengths.total_step) == (15, 60)
-    assert (plan.schedule.tinit, plan.schedule.freeze_step) == (6, 30)
+    assert (plan.schedule.tinit, plan.schedule.freeze_step) == (6, 45)
     assert len(plan.targets) == 96  # 6 encoder layers of 6 matrices, 6 decoder layers of 10
-    assert (plan.initial_budget, plan.target_budget) == (12 * 96, 8 * 96)
+    assert (plan.initial_budget, plan.target_budget) == (32 * 96, 8 * 96)
     attention, feed_forward = 72 * (768 + 768 + 1), 24 * (768 + 3072 + 1)
-    assert plan.parameters.trainable_at_start == 12 * (attention + feed_forward)
+    assert plan.parameters.trainable_at_start == 32 * (attention + feed_forward)
     assert plan.parameters.total == 139_420_416  # as published
     assert plan.targets_by_role()["decoder cross_attention"] == {"k": 6, "v": 6, "q": 6, "o": 6}
 
@@ -29,7 +29,7 @@ def test_numbers_of_a_small_run(run_file: Path) -> None:
 def test_what_is_printed(run_cli: RunCli, run_file: Path) -> None:
     finished = run_cli("plan", run_file, "train.max_steps=100")
     assert finished.status == 0, finished.err
-    for part in ("100 steps", "freeze_step 50", "1,152 → 768", "96 matrices", "139,420,416", "estimate", "last step"):
+    for part in ("100 steps", "freeze_step 75", "3,072 → 768", "96 matrices", "139,420,416", "estimate", "last step"):
         assert part in finished.out
 
 
@@ -75,7 +75,7 @@ def test_what_is_no_encoder_decoder_is_refused(run_cli: RunCli, run_file: Path, 
 
 
 def test_equal_ranks_are_noted(run_cli: RunCli, run_file: Path) -> None:
-    assert "no rank will move" in run_cli("plan", run_file, "adapter.target_r=12").out
+    assert "no rank will move" in run_cli("plan", run_file, "adapter.target_r=12", "adapter.init_r=12").out
 
 
 def test_lengths_round_up() -> None:

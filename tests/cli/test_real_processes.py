@@ -19,7 +19,7 @@ MISTAKES = [
         ["train", "{run}", "adapter.target_rank=4"],
         "adapter.target_rank is not a known key; did you mean",
     ),
-    (["train", "{run}", "adapter.tinit=0.6"], "the budget would never reach its target"),
+    (["train", "{run}", "adapter.tinit=0.8"], "the budget would never reach its target"),
     (["train", "{run}", "model.model_name_or_path=none/at/all"], "none/at/all"),
     (["train", "{run}", "train.learning_rate=fast"], "train.learning_rate: 'fast' is not a number"),
     (["train", "{run}", "adapter.budget=4 parsecs"], "budget '4 parsecs' is neither a size"),

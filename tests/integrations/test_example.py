@@ -27,7 +27,7 @@ def test_the_example_trains_and_saves(tmp_path: Path) -> None:
     ranks = json.loads(output.splitlines()[-1].removeprefix("ranks: "))
     assert sum(ranks) == 8 * len(ranks)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text("utf-8"))
-    assert (config["total_step"], config["tinit"], config["tfinal"]) == (8, 1, 4)
+    assert (config["total_step"], config["tinit"], config["tfinal"]) == (8, 1, 2)
     assert len(load_file(tmp_path / "adapter" / "adapter_model.safetensors")) > 0
 
 

@@ -242,7 +242,7 @@ def test_the_adapter_that_is_saved(tmp_path: Path) -> None:
     ("config", "asked", "expected"),
     [
         (PHASES, {}, (2, 5, 2)),
-        ({"tinit": 0, "tfinal": 0, "deltaT": 1}, {}, (2, 10, 1)),  # PEFT's defaults: spectune's fractions
+        ({"tinit": 0, "tfinal": 0, "deltaT": 1}, {}, (2, 5, 1)),  # PEFT's defaults: spectune's fractions
         ({"tinit": 3, "tfinal": 0, "deltaT": 1}, {"tfinal": 0.25}, (3, 5, 1)),
         (PHASES, {"tinit": 1, "tfinal": 1, "deltaT": 3}, (1, 1, 3)),
     ],
@@ -260,7 +260,7 @@ def test_a_config_that_does_not_fit(tmp_path: Path) -> None:
     model = peft_model("t5", tinit=200, tfinal=500)
     with pytest.warns(UserWarning, match="tinit 200, tfinal 500 and deltaT 2 do not fit the Trainer's 14 steps"):
         train(trainer(model, arguments(tmp_path)))
-    assert model.base_model.engine.schedule.freeze_step == 7
+    assert model.base_model.engine.schedule.freeze_step == 10
     model = peft_model("t5", tinit=0, tfinal=0, deltaT=1)
     model.peft_config["default"].total_step = None
     train(trainer(model, arguments(tmp_path)))

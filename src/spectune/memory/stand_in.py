@@ -73,7 +73,7 @@ def bart_like(config: Any) -> Any:
 
 def _adapted(base: Any, layer: Any, config: RunConfig, dtype: torch.dtype) -> Any:
     """The forward of `layer` with triplets of full rank, as the engine computes it."""
-    rank, dropout = config.adapter.init_r, nn.Dropout(config.adapter.lora_dropout)
+    rank, dropout = config.adapter.resolved_init_r, nn.Dropout(config.adapter.lora_dropout)
     low = torch.bfloat16 if config.train.mixed_precision == "bf16" else dtype
     factors = Factors(None)
     outputs, inputs = reversed(layer.weight.shape) if type(layer).__name__ == "Conv1D" else layer.weight.shape
