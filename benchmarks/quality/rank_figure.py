@@ -27,7 +27,7 @@ def confirmed_ranks(results: Results, method: str, rank: int) -> dict[str, list[
 
 
 def agreement(found: Mapping[str, Sequence[Ranks]]) -> dict[str, float | None]:
-    """Mean correlation of the matrices' ranks between two seeds of a task, and between two tasks; None without pairs."""
+    """Mean correlation of the ranks of two seeds of a task, and of two tasks; None without pairs."""
     within = [_correlation(*pair) for runs in found.values() for pair in combinations(runs, 2)]
     across = [_correlation(*pair) for one, other in combinations(found.values(), 2) for pair in product(one, other)]
     return {"seeds of one task": _mean(within), "different tasks": _mean(across)}
