@@ -84,3 +84,14 @@ def test_lengths_round_up() -> None:
     assert run_lengths(train, 41).total_step == 5
     with pytest.raises(ConfigError, match=r"train\.max_steps"):
         run_lengths(train, None)
+
+
+def test_a_preset_is_shown(run_cli: RunCli, run_file: Path) -> None:
+    finished = run_cli("plan", run_file, "train.max_steps=100", "preset=paper", "adapter.target_r=4")
+    assert finished.status == 0, finished.err
+    for part in ("preset     paper", "lora_alpha 32", "learning_rate 0.0005", "otherwise  adapter.init_r 6, adapter.t"):
+        assert part in finished.out
+    assert "tinit 12, freeze_step 51" in finished.out
+    assert "preset" not in run_cli("plan", run_file, "train.max_steps=100").out
+    assert "choose from paper, fast, best" in run_cli("plan", run_file, "preset=quick").error()
+    assert "init_r 12 → budget 400kB" in run_cli("plan", run_file, "preset=best", "adapter.budget=400kB").out
