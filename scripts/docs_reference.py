@@ -40,9 +40,9 @@ def run_file_page() -> str:
         "# Run file",
         "",
         "YAML, five sections and a preset. Names are those of transformers and PEFT. Only",
-        "`model.model_name_or_path` and a data source are required. Any key can be overridden on the command line as `section.key=value`; an unknown key is",
-        "an error that names the nearest known one. `data/NAME/…` in a path lies under the directory named by",
-        "`SPECTUNE_DATA` when that is set.",
+        "`model.model_name_or_path` and a data source are required. Any key can be overridden on the command line as",
+        "`section.key=value`; an unknown key is an error that names the nearest known one. `data/NAME/…` in a path",
+        "lies under the directory named by `SPECTUNE_DATA` when that is set.",
     ]
     lines += _preset_lines()
     for section, kind in SECTIONS.items():
@@ -66,8 +66,8 @@ def _preset_lines() -> list[str]:
         "`preset: paper`, `fast` or `best` at the top of the file, or `preset=fast` on the command line: values for",
         "keys that are not written; what is written always wins. Of `init_r` and `target_r`, one that is written",
         "brings the other with it (2 and 1, 4 and 2, 6 and 4, 12 and 8 as in the paper, else half as much again), and",
-        "`budget` takes the place of `target_r`. The run directory's `run.yaml` holds the values themselves. `paper` is",
-        "[what the paper does](paper.md); `fast` and `best` are provisional.",
+        "`budget` takes the place of `target_r`. The run directory's `run.yaml` holds the values themselves.",
+        "`paper` is [what the paper does](paper.md); `fast` and `best` are provisional.",
         "",
         f"| key | {' | '.join(PRESETS)} |",
         f"|---|{'---|' * len(PRESETS)}",
