@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
         "data",
         "memory",
         "planning",
+        "presets",
         "proposal",
         "api",
         "starter",
