@@ -21,8 +21,9 @@ from pydantic_core import PydanticUndefined
 from scripts.docs_picture import schedule_picture
 
 from spectune.cli.app import app
-from spectune.config import RunConfig
 from spectune.config_values import Section
+from spectune.presets import PRESETS
+from spectune.runfile import SECTIONS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 _WORDS: dict[Any, list[str]] = {
@@ -38,13 +39,13 @@ def run_file_page() -> str:
     lines = [
         "# Run file",
         "",
-        "YAML, five sections. Names are those of transformers and PEFT. Only `model.model_name_or_path` and a data",
-        "source are required. Any key can be overridden on the command line as `section.key=value`; an unknown key is",
-        "an error that names the nearest known one. `data/NAME/…` in a path lies under the directory named by",
-        "`SPECTUNE_DATA` when that is set.",
+        "YAML, five sections and a preset. Names are those of transformers and PEFT. Only",
+        "`model.model_name_or_path` and a data source are required. Any key can be overridden on the command line as",
+        "`section.key=value`; an unknown key is an error that names the nearest known one. `data/NAME/…` in a path",
+        "lies under the directory named by `SPECTUNE_DATA` when that is set.",
     ]
-    for section, field in RunConfig.model_fields.items():
-        kind: Any = field.annotation
+    lines += _preset_lines()
+    for section, kind in SECTIONS.items():
         notes = attribute_notes(inspect.getsource(kind))
         lines += ["", f"## {section}", "", (inspect.getdoc(kind) or "").splitlines()[0], ""]
         lines += ["| key | values | default | |", "|---|---|---|---|"]
@@ -53,6 +54,29 @@ def run_file_page() -> str:
             note = " ".join(notes.get(name, "").split())
             lines.append(f"| `{name}` | {_cell(', '.join(_in_words(entry.annotation)))} | {default} | {_cell(note)} |")
     return "\n".join(lines) + "\n"
+
+
+def _preset_lines() -> list[str]:
+    """The presets, side by side."""
+    keys = {f"{section}.{key}": None for preset in PRESETS.values() for section in preset for key in preset[section]}
+    lines = [
+        "",
+        "## preset",
+        "",
+        "`preset: paper`, `fast` or `best` at the top of the file, or `preset=fast` on the command line: values for",
+        "keys that are not written; what is written always wins. Of `init_r` and `target_r`, one that is written",
+        "brings the other with it (2 and 1, 4 and 2, 6 and 4, 12 and 8 as in the paper, else half as much again), and",
+        "`budget` takes the place of `target_r`. The run directory's `run.yaml` holds the values themselves.",
+        "`paper` is [what the paper does](paper.md); `fast` and `best` are provisional.",
+        "",
+        f"| key | {' | '.join(PRESETS)} |",
+        f"|---|{'---|' * len(PRESETS)}",
+    ]
+    for dotted in keys:
+        section, key = dotted.split(".")
+        values = [preset.get(section, {}).get(key) for preset in PRESETS.values()]
+        lines.append(f"| `{dotted}` | {' | '.join('' if value is None else _value(value) for value in values)} |")
+    return lines
 
 
 def attribute_notes(source: str) -> dict[str, str]:

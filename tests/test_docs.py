@@ -9,7 +9,8 @@ import pytest
 import yaml
 from scripts.docs_reference import DOCS, PAGES
 
-from spectune.config import RunConfig
+from spectune.presets import PRESETS
+from spectune.runfile import SECTIONS
 
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#([\w-]+))?\)")
 
@@ -21,13 +22,21 @@ def test_a_generated_page_is_up_to_date(name: str) -> None:
 
 def test_every_key_of_the_run_file_is_on_its_page() -> None:
     page = (DOCS / "run-file.md").read_text(encoding="utf-8")
-    for section, field in RunConfig.model_fields.items():
+    for section, kind in SECTIONS.items():
         part = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
-        keys = getattr(field.annotation, "model_fields", {})
+        keys = kind.model_fields
         assert keys
         rows = [line for line in part.splitlines() if line.startswith("| `")]
         assert [row.split("`")[1] for row in rows] == list(keys)
         assert [row for row in rows if row.endswith("|  |")] == [], "a key of config.py without a note beneath it"
+
+
+def test_every_preset_is_on_the_page_of_the_run_file() -> None:
+    part = (DOCS / "run-file.md").read_text(encoding="utf-8").split("\n## preset\n")[1].split("\n## ")[0]
+    assert f"| key | {' | '.join(PRESETS)} |" in part
+    for preset in PRESETS.values():
+        for section, entries in preset.items():
+            assert all(f"| `{section}.{key}` |" in part for key in entries)
 
 
 def test_links_lead_to_files_and_headings() -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from spectune.budget import parse_budget
 from spectune.config_data import DataConfig
 from spectune.config_values import MOST, TAKEN_NAMES, Name, OpenUnit, PositiveInt, Probability, Rank, Section, Task
+from spectune.presets import PresetName, filled_in
 
 __all__ = [
     "TAKEN_NAMES",
@@ -294,8 +295,16 @@ class EvaluationConfig(Section):
 class RunConfig(Section):
     """A whole run."""
 
+    preset: PresetName | None = None
+    """Whose values stand where nothing is written; they are in the sections below, so that it says no more."""
     model: ModelConfig
     data: DataConfig
     adapter: AdapterConfig = AdapterConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, values: Any) -> Any:
+        """The sections with the preset's values where they say nothing."""
+        return filled_in(values)

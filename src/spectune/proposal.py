@@ -14,7 +14,8 @@ from spectune.data.locations import resolve_data_path
 from spectune.data.sources import READERS, STARTER, dataset_splits, read_table, starter_splits
 from spectune.data.table import Table
 from spectune.data.wording import names_text
-from spectune.errors import DataError
+from spectune.errors import ConfigError, DataError
+from spectune.presets import PRESETS, names
 from spectune.yaml_text import write_yaml
 
 _PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question", "context"), ("question1", "question2"))
@@ -44,16 +45,21 @@ class _Guess:
     labels: tuple[str, ...]
 
 
-def propose_run_file(data: str, *, model: str, output_dir: str | None = None) -> str:
+def propose_run_file(data: str, *, model: str, output_dir: str | None = None, preset: str | None = None) -> str:
     """The text of a commented run file for a table, a data set's directory, a hub id, or `starter`.
 
-    Raises `DataError` for data that cannot be read or has fewer than two columns.
+    What a preset decides is left to it, and shown in comments.
+
+    Raises:
+        DataError: the data cannot be read or has fewer than two columns.
+        ConfigError: there is no such preset.
     """
+    if preset is not None and preset not in PRESETS:
+        raise ConfigError(f"{preset!r} is not a preset; choose from {', '.join(names())}")
     place, table = _read(data)
     guess = _guess(table)
-    return _render(
-        place=place, table=table, guess=guess, model=model, output_dir=output_dir or f"runs/{_short_name(data)}"
-    )
+    output_dir = output_dir or f"runs/{_short_name(data)}"
+    return _render(place=place, table=table, guess=guess, model=model, output_dir=output_dir, preset=preset)
 
 
 def _read(data: str) -> tuple[dict[str, str], Table]:
@@ -159,7 +165,9 @@ def _short_name(data: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in stem) or "run"
 
 
-def _render(*, place: dict[str, str], table: Table, guess: _Guess, model: str, output_dir: str) -> str:
+def _render(
+    *, place: dict[str, str], table: Table, guess: _Guess, model: str, output_dir: str, preset: str | None
+) -> str:
     header = [
         f"# Written by `spectune init` from {len(table.rows):,} rows of {table.origin}",
         f"# with the columns {', '.join(table.columns)}. What was guessed is below; check it, then:",
@@ -192,9 +200,17 @@ def _render(*, place: dict[str, str], table: Table, guess: _Guess, model: str, o
         ],
     }
     lines = [" ".join(line.splitlines()) for line in header]
+    if preset is not None:
+        lines += ["", f"{f'preset: {preset}':<43} # for what is not written below; what is written wins"]
     for name, entries in sections.items():
-        lines += ["", f"{name}:", *entries]
+        lines += ["", f"{name}:", *_left_to_preset(entries, PRESETS.get(preset or "", {}).get(name, {}))]
     return "\n".join(lines) + "\n"
+
+
+def _left_to_preset(entries: list[str], preset: dict[str, Any]) -> list[str]:
+    """The lines of a section, those of the preset's keys as comments."""
+    comments = [f"  # {write_yaml({key: value}).strip()}" for key, value in preset.items()]
+    return [line for line in entries if line.split(":")[0].strip() not in preset] + comments
 
 
 def _data_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str]:

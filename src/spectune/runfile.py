@@ -11,7 +11,7 @@ import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -19,11 +19,15 @@ from pydantic_core import ErrorDetails
 from spectune.config import RunConfig
 from spectune.config_values import Section
 from spectune.errors import ConfigError
+from spectune.presets import PRESETS, PresetName, names, with_preset
 from spectune.yaml_text import read_yaml, write_yaml
 
+PRESET = "preset"
+"""The one key outside the sections."""
 SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation  # type: ignore[misc]  # every field of RunConfig is a Section
+    name: field.annotation  # type: ignore[misc]  # every other field of RunConfig is a Section
     for name, field in RunConfig.model_fields.items()
+    if name != PRESET
 }
 
 _SHOWN_MISTAKES = 3
@@ -40,6 +44,7 @@ _NICKNAMES = {
     "file": "data.train_file",
     "labels": "data.label_names",
     "prefix": "data.source_prefix",
+    PRESET: f"{PRESET}, outside the sections",
 }
 _EXPECTED = {
     "int_type": "a whole number",
@@ -65,23 +70,32 @@ Values = dict[str, dict[str, Any]]
 def load_run_config(
     path: Path | None, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None
 ) -> RunConfig:
-    """The configuration of a run: `base`, under the run file, under the overrides (`section.key=value`).
+    """The configuration of a run: `base`, under the run file, under the overrides (`section.key=value`, `preset=NAME`).
 
-    Raises `ConfigError` with one line for whatever is wrong with them.
+    The preset's values come under all of them. Raises `ConfigError` with one line for whatever is wrong with them.
     """
-    values = _sections(base or {}, "the configuration")
     source = "the configuration"
+    preset, values = _split(base or {}, source)
     if path is not None:
         source = str(path)
-        for section, entries in _sections(read_yaml(_read_text(path), source), source).items():
+        in_file, sections = _split(read_yaml(_read_text(path), source), source)
+        preset |= in_file
+        for section, entries in sections.items():
             values.setdefault(section, {}).update(entries)
     for override in overrides:
         section, key, value = _parse_override(override)
-        values.setdefault(section, {})[key] = value
-    mistakes = list(_unknown_keys(values)) or list(_wrong_values(values))
-    if mistakes:
+        if section == PRESET:
+            preset[PRESET] = value
+        else:
+            values.setdefault(section, {})[key] = value
+    if mistakes := list(_unknown_keys(values)):
         raise ConfigError(f"{source}: {_joined(mistakes)}")
-    return RunConfig(**{name: SECTIONS[name].model_validate(values[name], strict=True) for name in values})
+    name = _preset_name(preset.get(PRESET), source)
+    filled = values if name is None else with_preset(name, values)
+    if mistakes := list(_wrong_values(filled)):
+        raise ConfigError(f"{source}: {_joined(mistakes)}")
+    sections_made = {name: SECTIONS[name].model_validate(filled[name], strict=True) for name in filled}
+    return RunConfig(preset=name, **sections_made)
 
 
 def dump_run_config(config: RunConfig) -> str:
@@ -102,6 +116,22 @@ def _read_text(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _split(raw: Any, source: str) -> tuple[dict[str, Any], Values]:
+    """The preset, where the raw mapping names one (null too), and the sections."""
+    if not isinstance(raw, Mapping):
+        return {}, _sections(raw, source)
+    sections = {name: entries for name, entries in raw.items() if name != PRESET}
+    return {PRESET: raw[PRESET]} if PRESET in raw else {}, _sections(sections, source)
+
+
+def _preset_name(value: Any, source: str) -> PresetName | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in PRESETS:
+        raise ConfigError(f"{source}: {_show(value)} is not a preset; choose from {', '.join(names())}")
+    return cast(PresetName, value)
+
+
 def _sections(raw: Any, source: str) -> Values:
     """The raw mapping with its sections as mappings; an empty section counts as one without keys."""
     if raw is None:
@@ -113,7 +143,7 @@ def _sections(raw: Any, source: str) -> Values:
     values: Values = {}
     for name, entries in raw.items():
         if isinstance(entries, Section):
-            entries = entries.model_dump()
+            entries = entries.model_dump(exclude_unset=True)
         if name in SECTIONS and not isinstance(entries, Mapping | None):
             raise ConfigError(f"{source}: section {name} must hold `key: value` lines, not {_show(entries)}")
         plain = entries.items() if isinstance(entries, Mapping) else ()
@@ -130,6 +160,8 @@ def _plain(value: Any) -> Any:
 
 def _parse_override(override: str) -> tuple[str, str, Any]:
     dotted, equals, text = override.partition("=")
+    if equals and dotted.strip() == PRESET:
+        return PRESET, "", read_yaml(text, override)
     section, dot, key = dotted.strip().partition(".")
     if not equals or not dot or not section or not key:
         raise ConfigError(f"{override!r} is not an override; write section.key=value, as in train.learning_rate=1e-3")
@@ -157,7 +189,7 @@ def _is_text_only(section: str, key: str) -> bool:
 def _unknown_keys(values: Values) -> Iterator[str]:
     for section, entries in values.items():
         if section not in SECTIONS:
-            yield f"{section} is not a section{_nearest(section, list(SECTIONS))}"
+            yield f"{section} is not a section{_nearest(section, [*SECTIONS, PRESET])}"
             continue
         known = list(SECTIONS[section].model_fields)
         for key in entries:

@@ -10,6 +10,7 @@ from tests.cli.conftest import RunCli
 
 from spectune.config import RunConfig
 from spectune.data.prepare import prepare_data
+from spectune.presets import PRESETS, in_this_run
 from spectune.runfile import load_run_config
 
 
@@ -108,3 +109,13 @@ def test_a_translation_is_asked_for_its_languages(tmp_path: Path, run_cli: RunCl
     assert run_cli("init", table, "--output", output).status == 0
     assert "source_lang: null" in output.read_text(encoding="utf-8")
     assert load_run_config(output).data.source_lang is None
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_keeps_what_it_decides(run_cli: RunCli, tmp_path: Path, name: str) -> None:
+    output = tmp_path / "run.yaml"
+    assert run_cli("init", "starter", "--output", output, "--preset", name).status == 0
+    config = load_run_config(output)
+    assert config.preset == name
+    assert in_this_run(name, config.model_dump())[1] == {}
+    assert "choose from paper" in run_cli("init", "starter", "--output", tmp_path / "x", "--preset", "a").error()

@@ -31,6 +31,7 @@ def test_what_is_printed(run_cli: RunCli, run_file: Path) -> None:
     assert finished.status == 0, finished.err
     for part in ("100 steps", "freeze_step 75", "3,072 → 768", "96 matrices", "139,420,416", "estimate", "last step"):
         assert part in finished.out
+    assert "\npreset " not in finished.out
 
 
 def test_memory_is_of_the_rows_where_they_can_be_tokenised(run_cli: RunCli, run_file: Path) -> None:
@@ -84,3 +85,12 @@ def test_lengths_round_up() -> None:
     assert run_lengths(train, 41).total_step == 5
     with pytest.raises(ConfigError, match=r"train\.max_steps"):
         run_lengths(train, None)
+
+
+def test_a_preset_is_shown(run_cli: RunCli, run_file: Path) -> None:
+    finished = run_cli("plan", run_file, "train.max_steps=100", "preset=paper", "adapter.target_r=4")
+    assert finished.status == 0, finished.err
+    for part in ("preset     paper", "lora_alpha 32", "learning_rate 0.0005", "otherwise  adapter.init_r 6, adapter.t"):
+        assert part in finished.out
+    assert "tinit 12, freeze_step 51" in finished.out
+    assert "choose from paper, fast, best" in run_cli("plan", run_file, "preset=quick").error()

@@ -165,7 +165,7 @@ def test_evaluate_and_predict_agree_with_the_run(run: Run, table: Path) -> None:
 def test_losses_of_the_journal_are_cross_entropy_alone(run: Run, tmp_path: Path) -> None:
     heavy, light = (
         run(
-            adapter={"orth_reg_weight": weight, "tinit": 0, "tfinal": 0},
+            adapter={"orth_reg_weight": weight, "tinit": 0, "tfinal": 0, "init": "random"},
             train={"max_steps": 2, "logging_steps": 1, "output_dir": str(tmp_path / str(weight))},
         )
         for weight in (50.0, 0.0)

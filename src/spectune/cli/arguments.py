@@ -10,7 +10,7 @@ from spectune.config import RunConfig
 from spectune.errors import ConfigError
 from spectune.runfile import load_run_config
 
-_OVERRIDE = re.compile(r"^\w+\.\w+=")
+_OVERRIDE = re.compile(r"^(\w+\.\w+|preset)=")
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 CONSTRAIN_LABELS_HELP = (
     "Also decode under the labels alone, with a probability each; unless given, as the adapter's run did."

@@ -15,6 +15,9 @@ def init(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Table, data set directory, hub id or `starter`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the run file.")] = Path("run.yaml"),
     model: Annotated[str, typer.Option(help="Base model to put into it.")] = "starter",
+    preset: Annotated[
+        str | None, typer.Option(help="paper, fast or best: values that the file then leaves out.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Look at the data and write a run file for it, with comments."""
@@ -26,6 +29,6 @@ def init(
         raise ConfigError(f"{output}: the directory {output.parent} does not exist; make it first")
     from spectune.proposal import propose_run_file
 
-    text = propose_run_file(data, model=model)
+    text = propose_run_file(data, model=model, preset=preset)
     write_text(output, text)
     typer.echo(f"wrote {output}; check it, then: spectune plan {output}")

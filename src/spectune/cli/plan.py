@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from textwrap import wrap
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,8 @@ from spectune.cli.arguments import config_from
 from spectune.config import RunConfig
 from spectune.errors import visible
 from spectune.launch import world_size
+from spectune.presets import in_this_run
+from spectune.yaml_text import write_yaml
 
 if TYPE_CHECKING:
     from spectune.memory.estimate import Memory
@@ -36,6 +39,7 @@ def _lines(config: RunConfig, plan: Plan) -> Iterator[str]:
     for position, line in enumerate(plan.data):
         yield f"{'data' if position == 0 else '':10} {line}"
     yield f"run        {_length(config, plan)}"
+    yield from _preset_lines(config)
     yield ""
     yield from _schedule_lines(config, plan)
     yield ""
@@ -51,6 +55,25 @@ def _lines(config: RunConfig, plan: Plan) -> Iterator[str]:
     yield from _size_lines(plan)
     for note in plan.notes:
         yield f"note: {note}"
+
+
+def _preset_lines(config: RunConfig) -> Iterator[str]:
+    """What of the preset holds in this run, and what the run file has otherwise."""
+    if config.preset is None:
+        return
+    same, other = in_this_run(config.preset, config.model_dump(exclude={"preset"}))
+    yield f"preset     {config.preset}"
+    for section, entries in same.items():
+        yield from _pairs(section, entries)
+    yield from _pairs(
+        "otherwise", {f"{section}.{key}": value for section, entries in other.items() for key, value in entries.items()}
+    )
+
+
+def _pairs(title: str, entries: Mapping[str, Any]) -> Iterator[str]:
+    said = ", ".join(write_yaml({key: value}).strip().replace(": ", " ", 1) for key, value in entries.items())
+    lines = wrap(said, width=100)
+    yield from (f"  {title if number == 0 else '':<10} {line}" for number, line in enumerate(lines))
 
 
 def _length(config: RunConfig, plan: Plan) -> str:

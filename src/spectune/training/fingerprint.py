@@ -98,7 +98,7 @@ def settings_of(config: RunConfig) -> dict[str, dict[str, Any]]:
     """The settings that shape a run."""
     return {
         name: {key: value for key, value in section.items() if key not in _FREE.get(name, ())}
-        for name, section in config.model_dump(mode="json").items()
+        for name, section in config.model_dump(mode="json", exclude={"preset"}).items()  # its values are in these
     }
 
 
