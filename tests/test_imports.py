@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "starter": {"errors", "files", "manifest", "adapter"},
     "hub": {"errors"},
     "launch": {"errors"},
+    "sharing": {"launch", "evaluation", "training"},
     "teacher_forcing": {"errors"},
     "base_model": {"errors", "config", "starter", "hub", "teacher_forcing"},
     "families": {"errors", "config"},
@@ -57,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
         "launch",
     },
     "proposal": {"errors", "data", "presets", "yaml_text"},
-    "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal", "launch"},
+    "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal", "launch", "sharing"},
     "export_checks": {"errors", "budget", "manifest"},
     "exporting": {
         "errors",

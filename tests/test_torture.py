@@ -11,6 +11,7 @@ from tests.torture.faults import fault_runs
 from tests.torture.interruptions import signal_runs
 from tests.torture.kills import kill_runs
 from tests.torture.mutants import mutant_runs
+from tests.torture.parallel import parallel_runs
 from tests.torture.points import double_interruptions, resume_at
 from tests.torture.poison import POISONS, poisoned_runs
 from tests.torture.world import World, make_world
@@ -26,6 +27,12 @@ def test_kills(world: World, tmp_path: Path) -> None:
     count = kill_runs(world, tmp_path, 3, seed=4)
     assert count.failures == []
     assert count.kills == 3
+
+
+def test_kills_of_one_of_two_processes(world: World, tmp_path: Path) -> None:
+    count = parallel_runs(world, tmp_path, 1, seed=5)
+    assert count.failures == []
+    assert count.kills == 1
 
 
 def test_signals(world: World, tmp_path: Path) -> None:

@@ -1,10 +1,15 @@
-"""The Python interface beside `attach`: train, load, evaluate, predict. torch is imported when it is needed."""
+"""The Python interface beside `attach`: train, load, evaluate, predict. torch is imported when it is needed.
+
+Where a launcher has started several processes, all of them make the same calls and get the same results.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Any
@@ -17,8 +22,10 @@ from spectune.formats.adapter_settings import AdapterSettings
 from spectune.launch import check_launch, said_once, world_size
 from spectune.planning import Outline, outline_run
 from spectune.runfile import load_run_config
+from spectune.sharing import first, meeting, shared, together
 
 if TYPE_CHECKING:
+    from spectune.data.examples import Example
     from spectune.data.report import DataReport
     from spectune.evaluation.evaluate import Evaluation
     from spectune.evaluation.trained import TrainedAdapter
@@ -87,7 +94,7 @@ def _train(
             check_start(config.adapter.init_from, config.adapter.resolved_init_r)
         return outline_run(config)
 
-    outline = outlined() if processes is None else processes.together(outlined)
+    outline = together(processes, outlined)
     from spectune.training.parallel import ALONE
     from spectune.training.progress import Reporter
     from spectune.training.run import train_run
@@ -118,7 +125,8 @@ def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code:
         AdapterError: there is none, it is damaged, or its base cannot be resolved.
     """
     path = locate_adapter(str(adapter), revision)
-    return _on_its_base(path, AdapterSettings.read(path), trust_remote_code)
+    loaded = _on_its_base(path, AdapterSettings.read(path), trust_remote_code)
+    return loaded if world_size() == 1 else replace(loaded, shared=partial(shared, loaded))
 
 
 def evaluate(
@@ -134,9 +142,10 @@ def evaluate(
 
 def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[str]:
     """One output for each text, in order; prefix and lengths as in training."""
-    settings, loaded = _opened(adapter)
-    examples = texts_to_examples(list(texts), settings.data)
-    return loaded().predict(examples) if texts else []
+    with meeting() as processes:
+        settings, loaded = _opened(processes, adapter)
+        examples = _texts(processes, texts, settings)
+        return loaded().predict(examples) if examples else []
 
 
 def classify(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[tuple[str, dict[str, float]]]:
@@ -147,11 +156,12 @@ def classify(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list
     Raises:
         AdapterError: the adapter knows no labels.
     """
-    settings, loaded = _opened(adapter, constrain_labels=True)
-    examples = texts_to_examples(list(texts), settings.data)
-    if not texts:
-        return []
-    outputs = loaded().classify(examples)[1]
+    with meeting() as processes:
+        settings, loaded = _opened(processes, adapter, constrain_labels=True)
+        examples = _texts(processes, texts, settings)
+        if not examples:
+            return []
+        outputs = loaded().classify(examples)[1]
     return [(label, outputs.of_row(row)) for row, label in enumerate(outputs.predictions)]
 
 
@@ -163,10 +173,12 @@ def evaluate_data(
     trust_remote_code: bool = False,
     constrain_labels: bool | None = None,
 ) -> tuple[Evaluation, DataReport]:
-    """`evaluate`, and what was odd about the rows. They are read before torch is imported."""
-    settings, loaded = _opened(adapter, revision, trust_remote_code, constrain_labels)
-    examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
-    return loaded().evaluate(examples), report
+    """`evaluate`, and what was odd about the rows. One process reads them before torch is imported."""
+    with meeting() as processes:
+        settings, loaded = _opened(processes, adapter, revision, trust_remote_code, constrain_labels)
+        read = partial(load_evaluation_examples, str(data), config=settings.data, verbalizer=settings.verbalizer)
+        examples, report = first(processes, read)
+        return loaded().evaluate(examples), report
 
 
 def predict_file(
@@ -176,39 +188,69 @@ def predict_file(
     revision: str | None = None,
     trust_remote_code: bool = False,
     constrain_labels: bool | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], DataReport]:
     """Records of each row of a table, each line of a text file, or of standard input (`-`); and what was odd.
 
     `{"text", "prediction"}`, and with `constrain_labels` (unless given, as the adapter's run had it) also
-    `constrained_prediction` and `label_probabilities`, of the ten likeliest labels at most.
+    `constrained_prediction` and `label_probabilities`, of the ten likeliest labels at most. Of several processes one
+    reads the texts, after `check`, which raises what stands in the way of the result.
     """
-    settings, loaded = _opened(adapter, revision, trust_remote_code, constrain_labels)
-    examples, report = read_texts(named, settings.data)
-    prefix = settings.data.source_prefix
-    texts = [example.source.removeprefix(prefix) for example in examples]
-    if not settings.evaluation.constrain_labels:
-        outputs = loaded().predict(examples)
-        return [{"text": text, "prediction": output} for text, output in zip(texts, outputs, strict=True)], report
-    outputs, under = loaded().classify(examples)
+    with meeting() as processes:
+        first(processes, check)
+        settings, loaded = _opened(processes, adapter, revision, trust_remote_code, constrain_labels)
+        examples, report = first(processes, partial(read_texts, named, settings.data))
+        prefix = settings.data.source_prefix
+        texts = [example.source.removeprefix(prefix) for example in examples]
+        if not settings.evaluation.constrain_labels:
+            outputs = loaded().predict(examples)
+            return [{"text": text, "prediction": output} for text, output in zip(texts, outputs, strict=True)], report
+        outputs, under = loaded().classify(examples)
     return [
         {"text": text, "prediction": output} | under.record(row)
         for row, (text, output) in enumerate(zip(texts, outputs, strict=True))
     ], report
 
 
+def _texts(processes: Processes | None, texts: Sequence[str], settings: AdapterSettings) -> list[Example]:
+    if processes is not None:
+        processes.check_equal({"the number of texts": len(texts)})
+    return texts_to_examples(list(texts), settings.data)
+
+
 def _opened(
+    processes: Processes | None,
     adapter: str | Path | TrainedAdapter,
     revision: str | None = None,
     trust_remote_code: bool = False,
     constrain_labels: bool | None = None,
 ) -> tuple[AdapterSettings, Callable[[], TrainedAdapter]]:
     """An adapter's settings at once, and what loads it when the data has been found right."""
-    if not isinstance(adapter, str | Path):
-        settings = adapter.settings.constrained(constrain_labels)
-        return settings, lambda: replace(adapter, settings=settings)
-    path = locate_adapter(str(adapter), revision)
-    settings = AdapterSettings.read(path).constrained(constrain_labels)
-    return settings, lambda: _on_its_base(path, settings, trust_remote_code)
+
+    def found() -> tuple[Path | None, AdapterSettings]:
+        if not isinstance(adapter, str | Path):
+            return None, adapter.settings.constrained(constrain_labels)
+        path = locate_adapter(str(adapter), revision)
+        return path, AdapterSettings.read(path).constrained(constrain_labels)
+
+    path, settings = together(processes, found)
+
+    def load_it() -> TrainedAdapter:
+        if isinstance(adapter, str | Path):
+            assert path is not None
+            return _on_its_base(path, settings, trust_remote_code)
+        return replace(adapter, settings=settings)
+
+    def loaded() -> TrainedAdapter:
+        trained = together(processes, load_it)
+        if processes is None:
+            return trained
+        from spectune.training.spread import Spread, check_alike
+
+        check_alike(processes, trained)
+        return replace(trained, shared=lambda: nullcontext(Spread(processes)))
+
+    return settings, loaded
 
 
 def _on_its_base(path: Path, settings: AdapterSettings, trust_remote_code: bool) -> TrainedAdapter:
@@ -216,6 +258,10 @@ def _on_its_base(path: Path, settings: AdapterSettings, trust_remote_code: bool)
     from spectune.training.device import choose_device
 
     device, fallback = choose_device(use_cpu=False)
+    if world_size() > 1:
+        from spectune.training.parallel import own_device
+
+        device = own_device(device)
     if fallback:
         warnings.warn(fallback, RuntimeWarning, stacklevel=3)
     return load_adapter(path, settings, device, trust_remote_code=trust_remote_code)

@@ -1,23 +1,25 @@
-"""Which process of a run this is: what torchrun and accelerate launch write into the environment. Imports no torch."""
+"""Which of several processes this is: what torchrun and accelerate launch write into the environment. No torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from spectune.errors import ConfigError, ElsewhereError, UserError
 
 _NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_by_itself = ContextVar("_by_itself", default=False)
 
 
 def world_size() -> int:
-    """The number of processes that train together; 1 for a run that was started by itself.
+    """The number of processes that work together; 1 for one that was started by itself, and inside `alone`.
 
     Raises:
         ConfigError: `WORLD_SIZE` is no number of processes.
     """
-    size = _number("WORLD_SIZE", 1)
+    size = 1 if _by_itself.get() else _number("WORLD_SIZE", 1)
     if size < 1:
         raise ConfigError(f"WORLD_SIZE is {size}; it is the number of processes, at least 1")
     return size
@@ -31,6 +33,24 @@ def rank() -> int:
 def local_rank() -> int:
     """This process among those of its machine, from 0."""
     return _number("LOCAL_RANK", 0) if world_size() > 1 else 0
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, this process works by itself, whatever started it: for what one of several processes does alone."""
+    before = _by_itself.set(True)
+    try:
+        yield
+    finally:
+        _by_itself.reset(before)
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process as one of several, and has said all that there is to say."""
+    try:
+        return world_size() > 1 and all(name in os.environ for name in _NEEDED) and rank() >= 0
+    except ConfigError:
+        return False
 
 
 def check_launch() -> None:

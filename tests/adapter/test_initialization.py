@@ -105,7 +105,7 @@ class Gradients(TorchDispatchMode):
 @pytest.mark.parametrize("matrices", [1, 3])
 def test_no_more_gradients_at_once_than_the_bound(matrices: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, engine = hosted("bart", layers=2, spread=0.2)
-    largest = 4 * 16 * 24
+    largest = 8 * 16 * 24
     monkeypatch.setattr(initialization, "CHUNK_BYTES", matrices * largest)
     passes = 0
 

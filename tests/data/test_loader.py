@@ -195,3 +195,28 @@ def test_another_number_of_processes_goes_on_from_the_same_row(before: int, afte
     assert sorted(seen) == list(range(43))
     whole = [row for _ in range(streams[0].windows_per_epoch) for row in read(streams)]
     assert sorted(whole) == list(range(43))
+
+
+def shares(world_size: int, accumulation: int) -> tuple[float, float]:
+    """Tokens, padding included, of the process that has most against the mean: over four epochs, and mean of a step."""
+    data = tokenized([(4 + row * 7 % 61, 1 + row * 11 % 23) for row in range(640)])
+    ranks = [
+        loader(data, accumulation_steps=accumulation, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    steps = 4 * ranks[0].windows_per_epoch
+    sizes = [
+        [sum(b["input_ids"].numel() + b["labels"].numel() for b in window.batches) for window in windows]
+        for windows in zip(*(itertools.islice(rank, steps) for rank in ranks), strict=True)
+    ]
+    whole = [sum(column) for column in zip(*sizes, strict=True)]
+    steps_alone = [max(step) / (sum(step) / world_size) for step in sizes]
+    return max(whole) * world_size / sum(whole), sum(steps_alone) / len(steps_alone)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_the_shares_of_the_processes_are_balanced_by_tokens(world_size: int) -> None:
+    """A run's always; a step's where there is something to choose."""
+    for accumulation, of_a_step in ((1, 1.4), (2, 1.1), (4, 1.04), (8, 1.02)):
+        run, step = shares(world_size, accumulation)
+        assert run < 1.06
+        assert step < of_a_step

@@ -1,4 +1,4 @@
-"""Groups of real processes that train together, over gloo."""
+"""Groups of real processes that work together, over gloo."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ from transformers import PreTrainedTokenizerFast
 
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 120.0  # that a run, and with it a test, can hang
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (
+    *("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+)
 Config = dict[str, dict[str, Any]]
 
 
@@ -63,13 +68,21 @@ class Worker:
 
 
 class Group:
-    """Runs of one, two or three processes."""
+    """Runs and commands of one, two or three processes."""
 
     def __init__(self) -> None:
         self._workers: list[Worker] = []
 
     def run(self, size: int, config: Config, *, resume: bool | str = False, **of_rank: Any) -> list[dict[str, Any]]:
         """Train in `size` processes; `rank1={…}` adds to the task of process 1. One result for each."""
+        return self.give(size, {"config": config, "resume": resume}, **of_rank)
+
+    def command(self, size: int, *argv: str, **of_rank: Any) -> list[dict[str, Any]]:
+        """Give a command in `size` processes; one status, standard output and standard error for each."""
+        return self.give(size, {"argv": argv}, **of_rank)
+
+    def give(self, size: int, common: dict[str, Any], **of_rank: Any) -> list[dict[str, Any]]:
+        """Give `size` processes a task (`worker`); `rank1={…}` adds to that of process 1. One result for each."""
         self._workers = [worker for worker in self._workers if worker.process.poll() is None]
         self._workers += [Worker() for _ in range(size - len(self._workers))]
         with socket.socket() as one:
@@ -78,8 +91,7 @@ class Group:
         for rank, worker in enumerate(self._workers[:size]):
             places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
             environment = {name: str(value) for name, value in places.items()} | {"MASTER_ADDR": "127.0.0.1"}
-            task = {"config": config, "resume": resume, "environment": environment}
-            worker.give(task | of_rank.get(f"rank{rank}", {}))
+            worker.give(common | {"environment": environment} | of_rank.get(f"rank{rank}", {}))
         return [worker.result() for worker in self._workers[:size]]
 
     def close(self) -> None:

@@ -33,8 +33,9 @@ def same_end(config: Config, whole: Path) -> bool:
     return sha256(adapter) == sha256(whole / "adapter" / WEIGHTS)
 
 
-@pytest.mark.parametrize("step", [1, 7, 8, 12])
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7, 8, 9, 11, 13])
 def test_resume_is_bitwise(group: Group, config: Config, whole: Path, step: int) -> None:
+    """In the warm-up, at every allocation, before and after the freeze at 8, and to the last step but one."""
     found = group.run(2, config, resume=str(whole / "checkpoints" / f"step-{step}"))
     assert [one["error"] for one in found] == [None, None], found
     assert same_end(config, whole)

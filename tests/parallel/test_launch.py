@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.parallel.conftest import ROOT
+from tests.parallel.conftest import ACCELERATE, ROOT, TORCHRUN
 from transformers import MBartConfig, MBartForConditionalGeneration
 
 from spectune.cli import main
@@ -133,7 +133,8 @@ def test_a_process_without_rows_adds_nothing() -> None:
     assert loss.item() == 0.0
 
 
-def test_torchrun_trains_the_demo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE])
+def test_launchers_train_the_demo(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     settings = {
         "train.max_steps": 6,
         "train.use_cpu": "true",
@@ -144,8 +145,7 @@ def test_torchrun_trains_the_demo(tmp_path: Path) -> None:
     }
     finished = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "spectune", "train", "examples/demo.yaml"),
+            *(sys.executable, "-m", *launcher, "-m", "spectune", "train", "examples/demo.yaml"),
             *(f"{name}={value}" for name, value in settings.items()),
         ],
         capture_output=True,

@@ -1,11 +1,13 @@
-"""One process of a run, kept for many runs so that libraries are imported once: a task a line in, a result a line out.
+"""One of several processes, kept for many tasks so that libraries are imported once: a task a line in, a result out.
 
-A task holds a configuration, the environment that a launcher would set, and where to go wrong on purpose.
+A task holds a configuration, a command or texts, the environment that a launcher would set, and where to go wrong.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -22,6 +24,8 @@ from tests.training.conftest import proof_in_this_process
 
 import spectune
 from spectune.adapter import initialization
+from spectune.cli import main as command
+from spectune.data.prepare import texts_to_examples
 from spectune.errors import Interrupted, UserError
 from spectune.training import loop, saving
 from spectune.training.parallel import Processes
@@ -98,6 +102,42 @@ def outcome(task: dict[str, Any]) -> dict[str, Any]:
     return {"error": None, "summary": result.summary}
 
 
+def use(task: dict[str, Any]) -> dict[str, Any]:
+    """A command's status and what it said, or the outputs of texts by each way of the Python interface."""
+    look = Processes.stop_between_batches
+
+    def between(self: Processes, rows: int) -> None:
+        if "fault" in task:
+            os.kill(os.getpid(), getattr(signal, task["fault"]))
+        look(self, rows)
+
+    said, complained = io.StringIO(), io.StringIO()
+    with (
+        patch.object(Processes, "stop_between_batches", between),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(complained),
+    ):
+        if "argv" in task:
+            status = command(task["argv"])
+            return {"status": status, "stdout": said.getvalue(), "stderr": complained.getvalue()}
+        return written(task)
+
+
+def written(task: dict[str, Any]) -> dict[str, Any]:
+    """Outputs of the task's texts."""
+    try:
+        loaded = spectune.load(task["adapter"])
+        examples = texts_to_examples(task["texts"], loaded.settings.data)
+        return {
+            "path": spectune.predict(task["adapter"], task["texts"]),
+            "loaded": spectune.predict(loaded, task["texts"]),
+            "method": loaded.predict(examples),
+            "labels": [label for label, _ in spectune.classify(loaded, task["texts"])],
+        }
+    except UserError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+
+
 def go_wrong(task: dict[str, Any], step: int, engine: Any) -> None:
     """The fault that the task asks for in this process at this step."""
     kind, at = task.get("fault", (None, 0))
@@ -134,7 +174,7 @@ def main() -> None:
         if dist.is_initialized():  # accelerate's group of one, of a run that was alone
             dist.destroy_process_group()
         PartialState._reset_state()
-        out.write(MARK + json.dumps(perform(task)) + "\n")
+        out.write(MARK + json.dumps(perform(task) if "config" in task else use(task)) + "\n")
         out.flush()
 
 

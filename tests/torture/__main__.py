@@ -27,6 +27,7 @@ from tests.torture.interruptions import signal_runs
 from tests.torture.kills import kill_runs
 from tests.torture.mutants import mutant_runs
 from tests.torture.names import ACCEPTED, FAMILIES, check_name
+from tests.torture.parallel import parallel_runs
 from tests.torture.points import INTERVALS, KINDS, double_interruptions, resume_at, saving_leaves_no_trace
 from tests.torture.poison import POISONS, poisoned_runs
 from tests.torture.world import STEPS, World, make_world
@@ -118,7 +119,12 @@ def names(world: World, place: Path, scale: float) -> Report:
     return {"pairs": len(pairs), "failures": failures}
 
 
-_ALL = (resume, twice, kills, faults, signals, poison, fidelity, mutants, configurations, names)
+def parallel(world: World, place: Path, scale: float) -> Report:
+    """SIGKILL to one of two processes at random instants."""
+    return vars(parallel_runs(world, place, max(2, round(20 * scale)), seed=2))
+
+
+_ALL = (resume, twice, kills, faults, signals, poison, fidelity, mutants, configurations, names, parallel)
 PARTS: dict[str, Callable[[World, Path, float], Report]] = {part.__name__: part for part in _ALL}
 
 

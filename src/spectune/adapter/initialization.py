@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from spectune.adapter.store import Matrix, TripletStore
 
 CHUNK_BYTES = 512 * 2**20  # of gradients of whole matrices held at once
+NUMBER_BYTES = 8  # of an element of their sums
 _EXACT = 1024  # up to this width the full decomposition is cheap
 _OVERSAMPLING, _ITERATIONS = 8, 4
 
@@ -67,8 +68,10 @@ def start_from_gradient(
 ) -> None:
     """P and Q from the leading singular vectors of each matrix's gradient ∂L/∂W.
 
-    The gradient is summed by hooks on the adapted layers' outputs, as Σ ∂L/∂y xᵀ in float32: weights in 8 or 4 bits,
-    which have no gradient of their own, start like all others.
+    The gradient is summed by hooks on the adapted layers' outputs, as Σ ∂L/∂y xᵀ: weights in 8 or 4 bits, which have no
+    gradient of their own, start like all others. Each product is float32, and their sum float64: rounded to float32 it
+    is the same in whatever order, so that several processes find the same directions as one, down to the smallest
+    singular values, whose vectors are made of the rounding.
 
     Args:
         store: triplets to start; λ is set to 0.
@@ -105,11 +108,12 @@ def _start_chunk(
 
 
 class _GradientSum:
-    """∂L/∂W of one adapted matrix, (out, in) in float32, summed over the calls of its layer."""
+    """∂L/∂W of one adapted matrix, (out, in) in float64, summed over the calls of its layer."""
 
     def __init__(self, matrix: Matrix) -> None:
         layer = matrix.layer
-        self.total = torch.zeros(layer.out_features, layer.in_features, device=layer.get_base_layer().weight.device)
+        device = layer.get_base_layer().weight.device
+        self.total = torch.zeros(layer.out_features, layer.in_features, dtype=torch.float64, device=device)
         self._handle = layer.register_forward_hook(self._watch)
 
     def _watch(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -119,7 +123,7 @@ class _GradientSum:
 
         def add(grad: Tensor) -> None:
             rows = grad.reshape(-1, grad.shape[-1]).float()
-            self.total.addmm_(rows.t(), x.reshape(-1, x.shape[-1]).float())
+            self.total += rows.t() @ x.reshape(-1, x.shape[-1]).float()
 
         output.register_hook(add)
 
@@ -147,7 +151,7 @@ def _chunks(matrices: list[Matrix]) -> Iterator[list[Matrix]]:
     chunk: list[Matrix] = []
     size = 0
     for matrix in matrices:
-        own = 4 * matrix.layer.out_features * matrix.layer.in_features
+        own = NUMBER_BYTES * matrix.layer.out_features * matrix.layer.in_features
         size += own
         if chunk and size > CHUNK_BYTES:
             yield chunk

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import typer
 
@@ -17,9 +18,12 @@ from spectune.cli.app import app
 from spectune.cli.arguments import with_resume_value
 from spectune.errors import ElsewhereError, Interrupted, UserError, one_line
 from spectune.files import circumstance
-from spectune.launch import rank, speaks
+from spectune.launch import alone, launched, rank, speaks
 
 __all__ = ["main"]
+
+_SHARED = ("train", "evaluate", "predict")
+"""Commands that several processes do together."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows escapes rather than a traceback
             stream.reconfigure(errors="backslashreplace")
     arguments = with_resume_value(sys.argv[1:] if argv is None else argv)
+    if not _has_work(arguments):
+        return 0
     try:
-        status = app(args=arguments, prog_name="spectune", standalone_mode=False)
+        with _apart(arguments):
+            status = app(args=arguments, prog_name="spectune", standalone_mode=False)
     except ElsewhereError:
         return 2
     except UserError as error:
@@ -46,6 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = circumstance(error)
         return _report_bug(error) if line is None else _refuse(line)
     return status if isinstance(status, int) else 0
+
+
+def _has_work(arguments: Sequence[str]) -> bool:
+    """False in all processes of a launcher but the first, where the command is nothing that they share."""
+    shared = bool(arguments) and arguments[0] in _SHARED and "--help" not in arguments
+    return shared or not launched() or rank() == 0
+
+
+@contextmanager
+def _apart(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, a command that processes cannot share is done by one alone, which says so."""
+    if not launched() or not arguments or arguments[0] in (*_SHARED, "plan") or arguments[0].startswith("-"):
+        yield
+        return
+    print(f"spectune: note: one process does this alone; they share {', '.join(_SHARED)}", file=sys.stderr)
+    with alone():
+        yield
 
 
 def _refuse(message: str) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
+from spectune.launch import rank
 
 
 def evaluate(
@@ -28,6 +29,8 @@ def evaluate(
     result, report = api.evaluate_data(
         adapter, data, revision=revision, trust_remote_code=trust_remote_code, constrain_labels=constrain_labels
     )
+    if rank() > 0:
+        return
     for line in report.oddities():
         typer.echo(f"note: {line}", err=True)
     metrics = {name: asdict(metric) for name, metric in result.metrics.items()}

@@ -11,6 +11,7 @@ import typer
 from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
 from spectune.errors import ConfigError
 from spectune.files import write_text
+from spectune.launch import rank
 
 
 def predict(
@@ -27,13 +28,23 @@ def predict(
 ) -> None:
     """Write {"text", "prediction"} as JSON lines, one for each text; with --constrain-labels also
     "constrained_prediction" and "label_probabilities" (all labels, or the ten likeliest)."""
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
+
+    def check() -> None:
+        if output is not None and (output.is_dir() or not output.parent.is_dir()):
+            raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
+
     from spectune import api
 
     records, report = api.predict_file(
-        adapter, file, revision=revision, trust_remote_code=trust_remote_code, constrain_labels=constrain_labels
+        adapter,
+        file,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        constrain_labels=constrain_labels,
+        check=check,
     )
+    if rank() > 0:
+        return
     for line in report.oddities():
         typer.echo(f"note: {line}", err=True)
     text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spectune.data.collation import IGNORE_INDEX, collate
 from spectune.data.tokenization import TokenizedSet
-from spectune.data.windows import Batches, batches_of_rank
+from spectune.data.windows import Batches, balanced, batches_of_rank
 from spectune.errors import RunError
 
 
@@ -93,13 +93,20 @@ class Assembler:
         return Window(
             batches=[
                 self._collate(tokenized, batch) if batch else self._silent(tokenized, rows[0])
-                for batch in batches_of_rank(window, self._rank, self.world_size)
+                for batch in batches_of_rank(self._balanced(tokenized, window), self._rank, self.world_size)
             ],
             target_tokens=sum(len(tokenized.labels[row]) for row in rows),
             source_tokens=sum(len(tokenized.input_ids[row]) for row in rows),
             rows=len(rows),
             epoch=epoch,
         )
+
+    def _balanced(self, tokenized: TokenizedSet, window: Batches) -> Batches:
+        sides = (tokenized.input_ids, tokenized.labels)
+        tokens = [
+            sum(len(rows) * max((len(side[row]) for row in rows), default=0) for side in sides) for rows in window
+        ]
+        return balanced(window, tokens, self.world_size)
 
     def _collate(self, tokenized: TokenizedSet, rows: list[int]) -> dict[str, Tensor]:
         return self._collate_padded([tokenized.input_ids[row] for row in rows], [tokenized.labels[row] for row in rows])

@@ -32,6 +32,22 @@ def batches_of_rank(window: Sequence[list[int]], rank: int, world_size: int) -> 
     return [list(batch) for batch in window[rank::world_size]]
 
 
+def balanced(window: Batches, tokens: Sequence[int], world_size: int) -> Batches:
+    """The batches in another order, so that the processes get near-equally many tokens (`batches_of_rank`).
+
+    Longest first, dealt out there and back. With one batch for each process there is nothing to choose: their order
+    stays, which is random, so that no process always gets the longest.
+
+    Args:
+        tokens: of each batch, with its padding.
+    """
+    if len(window) <= world_size or world_size == 1:
+        return window
+    order = sorted(range(len(window)), key=lambda index: -tokens[index])
+    rounds = [order[start : start + world_size] for start in range(0, len(order), world_size)]
+    return [window[index] for number, one in enumerate(rounds) for index in (one[::-1] if number % 2 else one)]
+
+
 def _divisible(window: Batches, world_size: int) -> Batches:
     while len(window) % world_size:
         largest = max(range(len(window)), key=lambda index: len(window[index]))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +31,9 @@ from spectune.evaluation.metrics import (
     text_metrics,
 )
 from spectune.files import write_text
+
+T = TypeVar("T")
+OnBatch = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,36 @@ class Outputs:
     constrained: LabelOutputs | None
 
 
+class Sharing(Protocol):
+    """How the rows of an evaluation are shared out among processes, each of which has all rows."""
+
+    def write(
+        self, tokenized: TokenizedSet, batch_size: int, write: Callable[[TokenizedSet, OnBatch | None], Outputs]
+    ) -> Outputs:
+        """The outputs of all rows, made by `write` in batches of `batch_size`; the same in every process."""
+
+    def once(self, work: Callable[[], T]) -> T:
+        """What `work`, which one process does, comes to; the same in every process."""
+
+
+class Whole:
+    """All rows in this process. Final."""
+
+    def __init__(self, on_batch: OnBatch | None = None) -> None:
+        """`on_batch` is called with the number of rows after each generated batch."""
+        self._on_batch = on_batch
+
+    def write(
+        self, tokenized: TokenizedSet, batch_size: int, write: Callable[[TokenizedSet, OnBatch | None], Outputs]
+    ) -> Outputs:
+        """What `write` makes of all rows."""
+        return write(tokenized, self._on_batch)
+
+    def once(self, work: Callable[[], T]) -> T:
+        """What `work` comes to."""
+        return work()
+
+
 def evaluate_examples(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
@@ -70,7 +103,8 @@ def evaluate_examples(
     task: str,
     with_loss: bool = True,
     trie: LabelTrie | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: OnBatch | None = None,
+    sharing: Sharing | None = None,
 ) -> Evaluation:
     """Generate for every example and score it.
 
@@ -86,6 +120,7 @@ def evaluate_examples(
         with_loss: also compute `eval_loss`; naming it in `metric_names` does the same.
         trie: of the labels; also decodes under them alone and computes `metrics.CONSTRAINED`.
         on_batch: called with the number of rows after each generated batch.
+        sharing: among several processes, in place of `on_batch`; every one of them gets the same evaluation.
     """
     started = time.monotonic()
     if not examples or len(examples) != len(tokenized.input_ids):
@@ -97,9 +132,10 @@ def evaluate_examples(
         settings=settings,
         with_loss=with_loss or LOSS in metric_names,
         trie=trie,
-        on_batch=on_batch,
+        sharing=sharing or Whole(on_batch),
     )
-    return score_outputs(examples, written, metric_names, labels, task, started)
+    score = partial(_score_outputs, examples, written, metric_names, labels, task, started)
+    return score() if sharing is None else sharing.once(score)
 
 
 def write_outputs(
@@ -110,9 +146,22 @@ def write_outputs(
     settings: GenerationSettings,
     with_loss: bool,
     trie: LabelTrie | None,
-    on_batch: Callable[[int], None] | None,
+    sharing: Sharing,
 ) -> Outputs:
     """What the model makes of some rows; arguments as in `evaluate_examples`."""
+    write = partial(_write, model, tokenizer, settings, with_loss, trie)
+    return sharing.write(tokenized, settings.batch_size, write)
+
+
+def _write(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: GenerationSettings,
+    with_loss: bool,
+    trie: LabelTrie | None,
+    tokenized: TokenizedSet,
+    on_batch: OnBatch | None,
+) -> Outputs:
     loss = CrossEntropySum(model) if with_loss else None
     decoder = None if trie is None else LabelDecoder(model, trie, settings, len(tokenized.input_ids))
     after: list[AfterBatch] = [] if loss is None else [partial(_add_loss, loss, tokenized)]
@@ -139,7 +188,7 @@ def _each(after: Sequence[AfterBatch], rows: list[int], encoded: Any, mask: Tens
         one(rows, encoded, mask)
 
 
-def score_outputs(
+def _score_outputs(
     examples: Sequence[Example],
     written: Outputs,
     metric_names: Sequence[str],

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +18,11 @@ from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, position_limit, tokenize_examples
 from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
-from spectune.evaluation.constrained import LabelDecoder, LabelOutputs
-from spectune.evaluation.decoding import AfterBatch, base_of
-from spectune.evaluation.evaluate import Evaluation, evaluate_examples
+from spectune.evaluation.constrained import LabelOutputs
+from spectune.evaluation.decoding import base_of
+from spectune.evaluation.evaluate import Evaluation, Outputs, Sharing, Whole, evaluate_examples, write_outputs
 from spectune.evaluation.first_tokens import set_first_tokens
-from spectune.evaluation.generation import (
-    GenerationSettings,
-    generate_texts,
-    generation_config,
-    generation_model,
-    resolve_settings,
-)
+from spectune.evaluation.generation import GenerationSettings, resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import LabelTrie, label_trie
 from spectune.evaluation.metrics import resolve_metrics
@@ -52,6 +46,11 @@ _RAISED_BY_LIBRARIES = (
 )
 
 
+def alone() -> AbstractContextManager[Sharing]:
+    """One process for all rows."""
+    return nullcontext(Whole())
+
+
 @dataclass(frozen=True)
 class TrainedAdapter:
     """Model and tokenizer, and how this adapter's run turned rows into texts and scored them."""
@@ -59,6 +58,8 @@ class TrainedAdapter:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     settings: AdapterSettings
+    shared: Callable[[], AbstractContextManager[Sharing]] = alone
+    """The processes that share the rows, of all of which each makes the same calls."""
 
     def evaluate(self, examples: Sequence[Example]) -> Evaluation:
         """Score examples, with the run's metrics and decoding."""
@@ -66,21 +67,23 @@ class TrainedAdapter:
         trie = self._trie() if settings.evaluation.constrain_labels else None
         tokenized = self._tokenize(examples)
         longest = min(tokenized.truncation.longest_target, self._most("target"))
-        return evaluate_examples(
-            self.model,
-            self.tokenizer,
-            examples,
-            tokenized,
-            settings=self._decoding(longest),
-            metric_names=resolve_metrics(settings.evaluation.metrics, settings.task, trie is not None),
-            labels=None if verbalizer is None else verbalizer.words,
-            task=settings.task,
-            trie=trie,
-        )
+        with self.shared() as sharing:
+            return evaluate_examples(
+                self.model,
+                self.tokenizer,
+                examples,
+                tokenized,
+                settings=self._decoding(longest),
+                metric_names=resolve_metrics(settings.evaluation.metrics, settings.task, trie is not None),
+                labels=None if verbalizer is None else verbalizer.words,
+                task=settings.task,
+                trie=trie,
+                sharing=sharing,
+            )
 
     def predict(self, examples: Sequence[Example]) -> list[str]:
         """One output per example, in order."""
-        return self._generate(examples, None)
+        return self._write(examples, None).predictions
 
     def classify(self, examples: Sequence[Example]) -> tuple[list[str], LabelOutputs]:
         """The outputs of `predict`, and what is decoded under the labels alone.
@@ -89,21 +92,15 @@ class TrainedAdapter:
             AdapterError: the adapter knows no labels.
             ConfigError: two labels are the same tokens.
         """
-        trie = self._trie()
-        settings = self._decoding(self._most("target"))
-        decoder = LabelDecoder(self.model, trie, settings, len(examples))
-        return self._generate(examples, decoder.add), decoder.outputs()
+        written = self._write(examples, self._trie())
+        assert written.constrained is not None
+        return written.predictions, written.constrained
 
-    def _generate(self, examples: Sequence[Example], after_batch: AfterBatch | None) -> list[str]:
-        settings = self._decoding(self._most("target"))
-        with generation_model(self.model) as generator:
-            return generate_texts(
-                generator,
-                self.tokenizer,
-                self._tokenize(examples).input_ids,
-                generation_config(self.model, settings),
-                batch_size=settings.batch_size,
-                after_batch=after_batch,
+    def _write(self, examples: Sequence[Example], trie: LabelTrie | None) -> Outputs:
+        settings, tokenized = self._decoding(self._most("target")), self._tokenize(examples)
+        with self.shared() as sharing:
+            return write_outputs(
+                self.model, self.tokenizer, tokenized, settings=settings, with_loss=False, trie=trie, sharing=sharing
             )
 
     def _decoding(self, longest_target: int) -> GenerationSettings:

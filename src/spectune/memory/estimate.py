@@ -121,8 +121,8 @@ def _rehearse_on(
 
 
 def _gradient_start(model: PreTrainedModel, targets: tuple[str, ...]) -> int:
-    """Bytes of the matrices' gradients that are held at once, in float32."""
-    from spectune.adapter.initialization import CHUNK_BYTES
+    """Bytes of the matrices' gradients that are held at once."""
+    from spectune.adapter.initialization import CHUNK_BYTES, NUMBER_BYTES
 
-    sizes = [4 * rows * columns for rows, columns in (shape_of(model, name) for name in targets)]
+    sizes = [NUMBER_BYTES * rows * columns for rows, columns in (shape_of(model, name) for name in targets)]
     return max(max(sizes), min(CHUNK_BYTES, sum(sizes)))

@@ -217,8 +217,8 @@ def own_device(device: torch.device) -> torch.device:
         return device
     if local_rank() >= torch.cuda.device_count():
         raise ConfigError(
-            f"this machine has {torch.cuda.device_count()} GPUs and more processes; start one for each GPU, or set "
-            "train.use_cpu: true"
+            f"this machine has {torch.cuda.device_count()} GPUs and more processes; start one for each GPU, or use "
+            "none: train.use_cpu: true in a run, CUDA_VISIBLE_DEVICES= before another command"
         )
     own = torch.device("cuda", local_rank())
     torch.cuda.set_device(own)

@@ -245,8 +245,14 @@ def _initialize(ready: Ready, loop: Loop) -> None:
 
 def _start_from_gradient(ready: Ready, loop: Loop) -> None:
     session = ready.session
-    loader = make_loader(ready, seed=session.config.train.seed + 1)  # a stream of its own: the run's is not advanced
-    windows = list(islice(loader, INIT_WINDOWS))
+    train = session.config.train
+    loader = make_loader(ready, seed=train.seed + 1)  # a stream of its own: the run's is not advanced
+    drawn = list(islice(loader, 2 * INIT_WINDOWS))
+    # The rows at an epoch's end are cut otherwise for other numbers of processes, and rounded otherwise. Every other
+    # window is whole, unless the data is one short window.
+    batches = train.gradient_accumulation_steps * session.processes.size
+    whole = [one for one in drawn if one.rows > (batches - 1) * train.per_device_train_batch_size]
+    windows = (whole or drawn)[:INIT_WINDOWS]
 
     def backward() -> None:
         for window in windows:

@@ -11,7 +11,7 @@ from spectune.config import RunConfig
 from spectune.data.examples import Example
 from spectune.data.prepare import PreparedData
 from spectune.data.tokenization import TokenizedSet
-from spectune.evaluation.evaluate import Evaluation
+from spectune.evaluation.evaluate import Evaluation, evaluate_examples
 from spectune.evaluation.generation import GenerationSettings
 from spectune.evaluation.label_trie import LabelTrie
 from spectune.evaluation.metrics import choose_metrics
@@ -23,7 +23,7 @@ from spectune.training.heap import release_freed_memory
 from spectune.training.model import Adapted
 from spectune.training.parallel import ALONE, Processes
 from spectune.training.progress import Reporter
-from spectune.training.spread import evaluate_spread
+from spectune.training.spread import Spread
 
 
 @dataclass
@@ -86,8 +86,7 @@ class Ready:
         """Generate and score, with the run's settings."""
         release_freed_memory()
         with memory_explained(self.session.config, "evaluation"):
-            return evaluate_spread(
-                self.session.processes,
+            return evaluate_examples(
                 self.adapted.model,
                 self.tokenizer,
                 examples,
@@ -97,6 +96,7 @@ class Ready:
                 labels=self.session.labels,
                 task=self.session.data.task,
                 trie=self.session.trie,
+                sharing=Spread(self.session.processes),
             )
 
 

@@ -25,7 +25,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class Stop:
     """What signals have asked for. Final."""
 
-    def __init__(self) -> None:
+    def __init__(self, promise: str = "finishing this step, then saving") -> None:
+        """`promise` is said of what happens after a signal was noted."""
+        self._promise = promise
         self.signum: int | None = None
         """The signal that asked to stop, if one did."""
         self.patient = False
@@ -65,17 +67,17 @@ class Stop:
         if self._raises and not self.patient:
             raise Interrupted(signum)
         if speaks():
-            _say(f"{name}: finishing this step, then saving; a second signal ends at once")
+            _say(f"{name}: {self._promise}; a second signal ends at once")
 
 
 @contextmanager
-def catch_signals() -> Iterator[Stop]:
+def catch_signals(stop: Stop | None = None) -> Iterator[Stop]:
     """Handle the signals while the block runs; the handlers of before come back after it.
 
     A signal that the process was started to ignore (nohup) stays ignored. Outside the main thread, where Python allows
     no handlers, nothing is caught.
     """
-    stop = Stop()
+    stop = stop or Stop()
     before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         caught = [one for one in SIGNALS if signal.getsignal(one) not in (signal.SIG_IGN, None)]

@@ -1,4 +1,4 @@
-"""An evaluation whose rows are spread over the processes: the texts and numbers of one process, in its order.
+"""Rows spread over several processes: the texts and numbers of one process, in its order.
 
 Whole batches are dealt out, longest first. So every batch is the one that a single process would make, and its texts
 and losses are the same.
@@ -6,70 +6,97 @@ and losses are the same.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from importlib.metadata import version
+from signal import Signals
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from spectune.data.examples import Example
 from spectune.data.tokenization import TokenizedSet
+from spectune.errors import Interrupted
 from spectune.evaluation.constrained import LabelOutputs
 from spectune.evaluation.decoding import batches_by_length
-from spectune.evaluation.evaluate import Evaluation, Outputs, evaluate_examples, score_outputs, write_outputs
-from spectune.evaluation.generation import GenerationSettings
-from spectune.evaluation.label_trie import LabelTrie
-from spectune.training.parallel import Processes
+from spectune.evaluation.evaluate import OnBatch, Outputs
+from spectune.evaluation.trained import TrainedAdapter
+from spectune.formats.digests import weights_digest
+from spectune.launch import check_launch, said_once
+from spectune.training.parallel import Processes, joined
+from spectune.training.signals import Stop, catch_signals
+
+T = TypeVar("T")
 
 
-def evaluate_spread(
-    processes: Processes,
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Sequence[Example],
-    tokenized: TokenizedSet,
-    *,
-    settings: GenerationSettings,
-    metric_names: Sequence[str],
-    labels: Sequence[str] | None,
-    task: str,
-    trie: LabelTrie | None,
-) -> Evaluation:
-    """`evaluate_examples` by all processes; metrics are computed once, and every process gets the same evaluation.
+class Spread:
+    """An evaluation's rows among processes that have met (a `Sharing`). Final."""
+
+    def __init__(self, processes: Processes) -> None:
+        """All of `processes` make the same calls."""
+        self._processes = processes
+
+    def write(
+        self, tokenized: TokenizedSet, batch_size: int, write: Callable[[TokenizedSet, OnBatch | None], Outputs]
+    ) -> Outputs:
+        """The outputs of all rows, in their order; each process writes its share.
+
+        Raises:
+            RunError: the processes were given different rows.
+            Interrupted: a signal asked one of several processes to stop.
+        """
+        processes = self._processes
+        if not processes.several:
+            return write(tokenized, None)
+        processes.check_equal({"the rows": tokenized.fingerprint, "the batch size": batch_size})
+        lengths = [len(ids) for ids in tokenized.input_ids]
+        rows = rows_of_rank(lengths, batch_size, processes.rank, processes.size)
+        own = replace(
+            tokenized,
+            input_ids=[tokenized.input_ids[row] for row in rows],
+            labels=[tokenized.labels[row] for row in rows],
+        )
+        written = processes.together(lambda: write(own, processes.stop_between_batches) if rows else None)
+        shares = [(places, found) for places, found in processes.gather((rows, written)) if found is not None]
+        return in_order(shares, len(lengths))
+
+    def once(self, work: Callable[[], T]) -> T:
+        """What `work` comes to in process 0."""
+        return self._processes.first(work)
+
+
+@contextmanager
+def met() -> Iterator[Processes]:
+    """The processes of an evaluation or prediction, which meet here and part at the end of the block.
 
     Raises:
-        Interrupted: a signal asked one of several processes to stop.
+        UserError: as `joined` does.
+        Interrupted: a signal asked one of them to stop.
     """
-    if not processes.several:
-        return evaluate_examples(
-            model,
-            tokenizer,
-            examples,
-            tokenized,
-            settings=settings,
-            metric_names=metric_names,
-            labels=labels,
-            task=task,
-            trie=trie,
-        )
-    started = time.monotonic()
-    lengths = [len(ids) for ids in tokenized.input_ids]
-    rows = rows_of_rank(lengths, settings.batch_size, processes.rank, processes.size)
-    own = replace(
-        tokenized,
-        input_ids=[tokenized.input_ids[row] for row in rows],
-        labels=[tokenized.labels[row] for row in rows],
-    )
-    write = partial(write_outputs, model, tokenizer, own, settings=settings, with_loss=True, trie=trie)
-    written = processes.together(partial(write, on_batch=processes.stop_between_batches) if rows else _nothing)
-    shares = [(places, found) for places, found in processes.gather((rows, written)) if found is not None]
-    return processes.first(
-        lambda: score_outputs(examples, in_order(shares, len(examples)), metric_names, labels, task, started)
-    )
+    with said_once():
+        check_launch()
+    with catch_signals(Stop("ending after this batch")) as stop:
+        try:
+            with joined(False, stop, lambda: "start the command again") as processes:
+                yield processes
+        except Interrupted as interrupted:
+            name = Signals(interrupted.signum).name
+            raise Interrupted(interrupted.signum, f"stopped by {name}; nothing was written") from None
+
+
+def check_alike(processes: Processes, adapter: TrainedAdapter) -> None:
+    """Raises RunError where processes hold other adapters or bases, or compute with something else."""
+
+    def facts() -> dict[str, Any]:
+        return {
+            "the adapter's settings": adapter.settings,
+            "the adapter or its base": weights_digest(adapter.model),
+            "the kind of device": adapter.model.device.type,
+            "the number of threads": torch.get_num_threads(),
+            **{f"the version of {name}": version(name) for name in ("torch", "transformers", "peft")},
+        }
+
+    processes.check_equal(processes.together(facts))
 
 
 def rows_of_rank(lengths: Sequence[int], batch_size: int, rank: int, world_size: int) -> list[int]:
@@ -80,11 +107,12 @@ def rows_of_rank(lengths: Sequence[int], batch_size: int, rank: int, world_size:
 def in_order(shares: Sequence[tuple[Sequence[int], Outputs]], rows: int) -> Outputs:
     """One set of outputs out of the shares of all processes, each with its row numbers."""
     predictions = [""] * rows
-    losses: list[tuple[float, float]] = []
+    losses: list[tuple[float, float]] | None = None
     for places, found in shares:
         for row, text in zip(places, found.predictions, strict=True):
             predictions[row] = text
-        losses += found.losses or []
+        if found.losses is not None:
+            losses = [*(losses or []), *found.losses]
     return Outputs(predictions, losses, _labels_in_order(shares, rows))
 
 
@@ -100,8 +128,3 @@ def _labels_in_order(shares: Sequence[tuple[Sequence[int], Outputs]], rows: int)
         for row, label in zip(places, part.predictions, strict=True):
             predictions[row] = label
     return LabelOutputs(words, predictions, probabilities, max(part.seconds for _, part in parts))
-
-
-def _nothing() -> Any:
-    """Of a process without rows."""
-    return None
