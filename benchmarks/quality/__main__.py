@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality search --tasks clinc150 scan             each method, seed 0, validation only
     python -m benchmarks.quality confirm --tasks clinc150 --methods spectune "PEFT LoRA" --seeds 1 2 3
-    python -m benchmarks.quality table                                    from the lines that are there
+    python -m benchmarks.quality table --write README.md docs/quality.md --figure docs/ranks.svg
 
 A run is a line of results/quality.jsonl; what is there is not run again, so that a benchmark that was stopped goes on.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.pool import Pool, Wanted
+from benchmarks.quality.rank_figure import confirmed_ranks, figure
 from benchmarks.quality.report import report, write_between
 from benchmarks.quality.results import Results
 from benchmarks.quality.tasks import TASKS
@@ -36,12 +37,16 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=0, help="validation scores on the way, of a confirmation")
     parser.add_argument("--output", type=Path, default=FILE)
     parser.add_argument("--write", nargs="*", type=Path, default=[], help="files whose marked part becomes the tables")
+    parser.add_argument("--figure", type=Path, help="where the ranks of `spectune` are drawn")
     options = parser.parse_args()
     results = Results(options.output)
     if options.stage == "table":
         print(report(results))
         for path in options.write:
-            write_between(path, report(results))
+            write_between(path, results)
+        found = confirmed_ranks(results, "spectune", min(options.ranks))
+        if options.figure is not None and found:
+            options.figure.write_text(figure(found), encoding="utf-8")
         return
     seeds = [0] if options.stage == "search" else options.seeds
     wanted = Wanted(options.stage, options.tasks, options.methods, options.ranks, seeds)

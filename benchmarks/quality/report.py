@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.quality.results import Results
 from benchmarks.quality.tables import confirmed, covered, examples_needed, screened, verdict
-
-BEGIN, END = "<!-- quality: begin -->", "<!-- quality: end -->"
 
 
 def report(results: Results) -> str:
@@ -29,15 +28,34 @@ def report(results: Results) -> str:
     return "\n\n".join(f"**{title}**\n\n{body}" for title, body in parts if body)
 
 
-def write_between(path: Path, text: str) -> None:
-    """Put `text` between the two marks of a page.
+def summary(results: Results) -> str:
+    """The table of the README: the methods that a person may choose from, at the smallest budget that is there."""
+    ranks = sorted({key.rank for key in results if key.stage == "confirm"})
+    return confirmed(results, ranks[0]) if ranks else ""
+
+
+PARTS: dict[str, Callable[[Results], str]] = {"quality": report, "quality summary": summary}
+"""Name of a marked part of a page → what stands in it."""
+
+
+def marks(name: str) -> tuple[str, str]:
+    """The lines around a part of a page."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def write_between(path: Path, results: Results) -> None:
+    """Put the tables between the marks of a page.
 
     Raises:
-        SystemExit: the page lacks them.
+        SystemExit: the page has no marks.
     """
-    page = path.read_text(encoding="utf-8")
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{path} has no {BEGIN} … {END}")
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    page, found = path.read_text(encoding="utf-8"), False
+    for name, make in PARTS.items():
+        begin, end = marks(name)
+        before, first, rest = page.partition(begin)
+        _, last, after = rest.partition(end)
+        if first and last:
+            page, found = f"{before}{begin}\n\n{make(results)}\n\n{end}{after}", True
+    if not found:
+        raise SystemExit(f"{path} has none of the marks {', '.join(marks(name)[0] for name in PARTS)}")
+    path.write_text(page, encoding="utf-8")

@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.quality import tables
+from benchmarks.quality import rank_figure, tables
 from benchmarks.quality.methods import BASELINES, METHODS
-from benchmarks.quality.report import BEGIN, END, report, write_between
+from benchmarks.quality.report import marks, write_between
 from benchmarks.quality.results import GRID, Key, Results, next_rate
 from benchmarks.quality.tasks import TASKS, Ground
 from benchmarks.quality.training import run
 
+ROOT = Path(__file__).parents[2]
 SHORT = dataclasses.replace(TASKS["clinc150"], steps=8, batch_size=4, validation_rows=4, test_rows=4)
 
 
@@ -113,13 +114,32 @@ def test_tables_say_differences_seed_by_seed_and_what_is_covered(tmp_path: Path)
 def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page, lines = tmp_path / "page.md", tmp_path / "lines.jsonl"
     lines.write_text(line("confirm", "spectune"))
-    page.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
-    write_between(page, report(Results(lines)))
+    begin, end = marks("quality")
+    page.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
+    write_between(page, Results(lines))
     text = page.read_text()
-    assert text.startswith(f"above\n{BEGIN}\n")
-    assert text.endswith(f"{END}\nbelow\n")
+    assert text.startswith(f"above\n{begin}\n")
+    assert text.endswith(f"{end}\nbelow\n")
     assert "old" not in text
     assert "spectune" in text
     page.write_text("no marks")
-    with pytest.raises(SystemExit, match="has no"):
-        write_between(page, "text")
+    with pytest.raises(SystemExit, match="has none of the marks"):
+        write_between(page, Results(lines))
+
+
+def test_the_ranks_are_drawn_and_compared(tmp_path: Path) -> None:
+    names = ["encoder.block.0.layer.0.SelfAttention.q", "decoder.block.0.layer.2.DenseReluDense.wo"]
+    found = {"a": [{names[0]: 1, names[1]: 3}, {names[0]: 0, names[1]: 4}], "b": [{names[0]: 3, names[1]: 1}]}
+    assert rank_figure.agreement(found) == pytest.approx({"seeds of one task": 1.0, "different tasks": -1.0})
+    assert rank_figure.parts(found)["feed-forward"] == pytest.approx(8 / 3)
+    drawn = rank_figure.figure(found)
+    assert drawn.count("<rect") == 1 + 2 * 2
+    assert ">3.5<" in drawn  # the mean of 3 and 4
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quality.md"])
+def test_the_pages_show_the_committed_lines(page: str, tmp_path: Path) -> None:
+    written = ROOT / page
+    (tmp_path / "page.md").write_text(written.read_text("utf-8"), "utf-8")
+    write_between(tmp_path / "page.md", Results(ROOT / "benchmarks" / "results" / "quality.jsonl"))
+    assert (tmp_path / "page.md").read_text("utf-8") == written.read_text("utf-8"), "run the command of docs/quality.md"
