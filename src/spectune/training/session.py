@@ -20,6 +20,7 @@ from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
 from spectune.training.heap import release_freed_memory
+from spectune.training.lockstep import Lockstep
 from spectune.training.model import Adapted
 from spectune.training.parallel import ALONE, Processes
 from spectune.training.progress import Reporter
@@ -48,6 +49,8 @@ class Session:
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
     processes: Processes = ALONE
+    lockstep: Lockstep | None = None
+    """Where the layers of the base are shared out (`train.fsdp`): what keeps evaluations together."""
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -97,6 +100,7 @@ class Ready:
                 labels=self.session.labels,
                 task=self.session.data.task,
                 trie=self.session.trie,
+                lockstep=self.session.lockstep,
             )
 
 

@@ -23,6 +23,7 @@ from spectune.evaluation.decoding import batches_by_length
 from spectune.evaluation.evaluate import Evaluation, Outputs, evaluate_examples, score_outputs, write_outputs
 from spectune.evaluation.generation import GenerationSettings
 from spectune.evaluation.label_trie import LabelTrie
+from spectune.training.lockstep import Lockstep
 from spectune.training.parallel import Processes
 
 
@@ -38,8 +39,12 @@ def evaluate_spread(
     labels: Sequence[str] | None,
     task: str,
     trie: LabelTrie | None,
+    lockstep: Lockstep | None = None,
 ) -> Evaluation:
     """`evaluate_examples` by all processes; metrics are computed once, and every process gets the same evaluation.
+
+    Args:
+        lockstep: where the base's layers are shared out among the processes.
 
     Raises:
         Interrupted: a signal asked one of several processes to stop.
@@ -65,7 +70,11 @@ def evaluate_spread(
         labels=[tokenized.labels[row] for row in rows],
     )
     write = partial(write_outputs, model, tokenizer, own, settings=settings, with_loss=True, trie=trie)
-    written = processes.together(partial(write, on_batch=processes.stop_between_batches) if rows else _nothing)
+    if lockstep is None:
+        written = processes.together(partial(write, on_batch=processes.stop_between_batches) if rows else _nothing)
+    else:  # gathering goes on inside, so that a failure ends the run
+        with lockstep.evaluation():
+            written = write(on_batch=None) if rows else None
     shares = [(places, found) for places, found in processes.gather((rows, written)) if found is not None]
     return processes.first(
         lambda: score_outputs(examples, in_order(shares, len(examples)), metric_names, labels, task, started)
