@@ -35,7 +35,8 @@ class Lockstep:
             Interrupted: a signal asked a process to stop; raised in all of them at the same pass.
             ConfigError: the base does not run its layers in their order.
         """
-        hooks = [
+        hooks = [block.register_forward_hook(_forget) for block in chain(*self._stacks)]
+        hooks += [
             block.register_forward_pre_hook(partial(self._before, (number, place)), prepend=True)
             for number, stack in enumerate(self._stacks)
             for place, block in enumerate(stack)
@@ -48,13 +49,10 @@ class Lockstep:
         finally:
             for hook in hooks:
                 hook.remove()
-            for block in chain(*self._stacks):
-                block.reset_iter_state()
 
     def _before(self, here: tuple[int, int], block: Any, args: Any) -> None:
         """Before each layer, ahead of its own gathering."""
         number, place = here
-        block.reset_iter_state()  # its record of calls would grow until the next backward, and differ between processes
         if place == 0 and self._next[1] == 0:
             self._agree(number)
         elif here != self._next:
@@ -80,3 +78,8 @@ class Lockstep:
             for block in self._stacks[number]:
                 block.unshard()
                 block.reshard()
+
+
+def _forget(block: Any, args: Any, output: Any) -> None:
+    """FSDP keeps a record of calls for the next backward, which would grow until then, and differ between processes."""
+    block.reset_iter_state()

@@ -10,8 +10,10 @@ waiting. They are looked at where something is exchanged anyway.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -211,13 +213,15 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
     except (ElsewhereError, Interrupted):
         stop.ending = True
         raise
-    except LostError:
+    except LostError as error:
         stop.ending = True
+        _let_go(error)
         if not _may_speak():
             raise ElsewhereError("another process of the run says what is wrong") from None
         raise RunError(f"another process of the run has ended; {hint()}") from None
-    except Exception:  # a mistake or a bug: said by one process, the first
+    except Exception as error:  # a mistake or a bug: said by one process, the first
         stop.ending = True
+        _let_go(error)
         if _may_speak():
             raise
         raise ElsewhereError("another process of the run says what is wrong") from None
@@ -267,6 +271,15 @@ def _meet(use_cpu: bool) -> bool:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RunError(f"the processes do not meet at {place}: {first_line(error)}") from None
     return True
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forget the variables of what has failed. A model that is shared out holds the group's connections; the others see
+    them close when it is gone, also where the program lives on."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _may_speak() -> bool:

@@ -42,7 +42,6 @@ from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
-from spectune.training.lockstep import Lockstep
 from spectune.training.loop import Loop
 from spectune.training.model import Adapted, adapt, load_base
 from spectune.training.optimizer import make_optimizer
@@ -169,9 +168,8 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
 
 
 def _shard(session: Session, adapted: Adapted) -> None:
-    sharded = shard_base(adapted.model, session.device)
-    session.lockstep = Lockstep(session.processes, sharded.stacks)
-    session.reporter.line(sharded.line(session.processes.size))
+    session.sharded = shard_base(adapted.model, session.device)
+    session.reporter.line(session.sharded.line(session.processes.size))
 
 
 def _make_loop(ready: Ready, stop: Stop) -> Loop:

@@ -24,6 +24,7 @@ from spectune.training.lockstep import Lockstep
 from spectune.training.model import Adapted
 from spectune.training.parallel import ALONE, Processes
 from spectune.training.progress import Reporter
+from spectune.training.sharding import Sharded
 from spectune.training.spread import evaluate_spread
 
 
@@ -49,8 +50,8 @@ class Session:
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
     processes: Processes = ALONE
-    lockstep: Lockstep | None = None
-    """Where the layers of the base are shared out (`train.fsdp`): what keeps evaluations together."""
+    sharded: Sharded | None = None
+    """The layers of the base, where they are shared out among the processes (`train.fsdp`)."""
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -88,6 +89,7 @@ class Ready:
     def evaluate(self, examples: list[Example], tokenized: TokenizedSet) -> Evaluation:
         """Generate and score, with the run's settings."""
         release_freed_memory()
+        sharded = self.session.sharded
         with memory_explained(self.session.config, "evaluation"):
             return evaluate_spread(
                 self.session.processes,
@@ -100,7 +102,7 @@ class Ready:
                 labels=self.session.labels,
                 task=self.session.data.task,
                 trie=self.session.trie,
-                lockstep=self.session.lockstep,
+                lockstep=None if sharded is None else Lockstep(self.session.processes, sharded.stacks),
             )
 
 

@@ -2,7 +2,8 @@
 
 Each layer of the encoder and of the decoder is a unit: a process keeps its share of the layer's frozen weights, and
 gathers the others' for as long as the layer computes, forward and backward. The triplets and whatever else is trained
-stay whole in every process, so that nothing else of a run changes, and neither does a bit of its numbers.
+stay whole in every process, so that nothing else of a run changes. What a layer computes is the same to the bit; only
+gradients that several layers send back (the decoder's, to the encoder's output) are added in another order.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class Sharded:
     """Bytes of the weights that are shared out, all processes together."""
     kept: int
     """Bytes of this process's share."""
+
+    def facts(self) -> dict[str, int]:
+        """For the journal."""
+        return {"layers": sum(map(len, self.stacks.values())), "bytes": self.whole, "bytes_of_first": self.kept}
 
     def line(self, processes: int) -> str:
         """One line about it."""
@@ -99,7 +104,7 @@ def shard_base(model: Any, device: torch.device) -> Sharded:
     shared, mesh = _in_several_places(base, layers), init_device_mesh(device.type, (dist.get_world_size(),))
     for block in layers:
         whole = {p for p in block.parameters() if p.requires_grad or id(p) in shared or not _divisible(p)}
-        whole |= {p for name, p in block.named_parameters() if _is_adapters(name)}
+        whole |= {p for name, p in block.named_parameters() if _is_saved(name)}
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
         block.set_custom_all_gather(_Gather())
         block.unshard()  # makes its buffers outside of an evaluation, whose tensors no gradient could pass
@@ -120,9 +125,10 @@ def _distinct(layers: Iterable[nn.Module]) -> list[Any]:
     return list({id(p): p for layer in layers for p in layer.parameters()}.values())
 
 
-def _is_adapters(name: str) -> bool:
-    """PEFT's entries, which are aliases of the banks' rows and are made anew, and its scales."""
-    return any(kind in name.split(".") for kind in ("lora_A", "lora_B", "lora_E", "ranknum"))
+def _is_saved(name: str) -> bool:
+    """PEFT's entries, which are aliases of the banks' rows and are made anew; its scales; and biases, all of which it
+    saves where it trains one."""
+    return "bias" in name or any(kind in name.split(".") for kind in ("lora_A", "lora_B", "lora_E", "ranknum"))
 
 
 def _divisible(parameter: Tensor) -> bool:
