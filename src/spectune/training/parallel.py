@@ -13,10 +13,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -273,13 +275,33 @@ def _meet(use_cpu: bool) -> bool:
     return True
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Forget the variables of what has failed. A model that is shared out holds the group's connections; the others see
-    them close when it is gone, also where the program lives on."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+def _let_go(error: BaseException) -> None:
+    """Forget where an error of a known kind came from, with the variables there. A model that is shared out holds the
+    group's connections: the others see them close when it is gone, also where the program lives on."""
+    if not isinstance(error, UserError | LostError):
+        return  # a bug: where it came from is worth more
+    left: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            for entry, _ in list(traceback.walk_tb(one.__traceback__)):
+                with suppress(RuntimeError):  # it runs: whoever called us
+                    entry.clear()
+            _cut(one.__traceback__)
+            left += [one.__cause__, one.__context__]
+    if "torch.distributed.tensor" in sys.modules:  # it remembers the shapes that it has met, with their group
+        from torch.distributed.tensor import debug
+
+        getattr(debug, "_clear_sharding_prop_cache", int)()
     gc.collect()
+
+
+def _cut(entry: TracebackType | None) -> None:
+    """Take a traceback apart: closures that were running are held by it, whatever has been cleared."""
+    while entry is not None:
+        entry.tb_next, entry = None, entry.tb_next
 
 
 def _may_speak() -> bool:
