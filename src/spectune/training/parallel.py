@@ -10,15 +10,11 @@ waiting. They are looked at where something is exchanged anyway.
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -27,6 +23,7 @@ from torch import Tensor
 
 from spectune.errors import ConfigError, ElsewhereError, Interrupted, RunError, UserError, first_line
 from spectune.launch import local_rank, rank, world_size
+from spectune.training.leaving import let_go
 from spectune.training.signals import Stop
 
 T = TypeVar("T")
@@ -217,13 +214,14 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         raise
     except LostError as error:
         stop.ending = True
-        _let_go(error)
+        let_go(error)
         if not _may_speak():
             raise ElsewhereError("another process of the run says what is wrong") from None
         raise RunError(f"another process of the run has ended; {hint()}") from None
     except Exception as error:  # a mistake or a bug: said by one process, the first
         stop.ending = True
-        _let_go(error)
+        if isinstance(error, UserError):  # of a bug it is worth more to know where it came from
+            let_go(error)
         if _may_speak():
             raise
         raise ElsewhereError("another process of the run says what is wrong") from None
@@ -273,35 +271,6 @@ def _meet(use_cpu: bool) -> bool:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RunError(f"the processes do not meet at {place}: {first_line(error)}") from None
     return True
-
-
-def _let_go(error: BaseException) -> None:
-    """Forget where an error of a known kind came from, with the variables there. A model that is shared out holds the
-    group's connections: the others see them close when it is gone, also where the program lives on."""
-    if not isinstance(error, UserError | LostError):
-        return  # a bug: where it came from is worth more
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        one = left.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            for entry, _ in list(traceback.walk_tb(one.__traceback__)):
-                with suppress(RuntimeError):  # it runs: whoever called us
-                    entry.clear()
-            _cut(one.__traceback__)
-            left += [one.__cause__, one.__context__]
-    if "torch.distributed.tensor" in sys.modules:  # it remembers the shapes that it has met, with their group
-        from torch.distributed.tensor import debug
-
-        getattr(debug, "_clear_sharding_prop_cache", int)()
-    gc.collect()
-
-
-def _cut(entry: TracebackType | None) -> None:
-    """Take a traceback apart: closures that were running are held by it, whatever has been cleared."""
-    while entry is not None:
-        entry.tb_next, entry = None, entry.tb_next
 
 
 def _may_speak() -> bool:
