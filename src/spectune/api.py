@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectune.config import RunConfig
 from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to_examples
-from spectune.errors import Interrupted
+from spectune.errors import ConfigError, Interrupted
 from spectune.formats.adapter_files import check_start, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.launch import check_launch, said_once, world_size
@@ -66,6 +66,11 @@ def train(
         elif isinstance(config, Mapping):
             config = load_run_config(None, base=config)
         check_launch()
+        if config.train.fsdp and world_size() == 1:
+            raise ConfigError(
+                "train.fsdp shares the base out among several processes, and this is one; start it with torchrun "
+                "--nproc-per-node N -m spectune train …, or set train.fsdp: false"
+            )
         paths = RunDirectory(Path(config.train.output_dir))
         paths.check(resume=bool(resume), overwrite=overwrite)
     with catch_signals() as stop:

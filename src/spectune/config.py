@@ -220,6 +220,9 @@ class TrainConfig(Section):
     """`{use_reentrant: true | false}`; left out, false."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Autocast of the computation; model.dtype decides how the frozen weights are held."""
+    fsdp: bool = False
+    """Several processes: share the layers of the frozen base out among them (torch's FSDP2), for a base that does not
+    fit one device. Each layer is gathered while it computes."""
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 42
@@ -238,6 +241,15 @@ class TrainConfig(Section):
     def _checkpointing(self) -> TrainConfig:
         if self.gradient_checkpointing_kwargs is not None and not self.gradient_checkpointing:
             raise ValueError("gradient_checkpointing_kwargs goes with gradient_checkpointing: true")
+        return self
+
+    @model_validator(mode="after")
+    def _sharding(self) -> TrainConfig:
+        if self.fsdp and self.mixed_precision != "no":
+            raise ValueError(
+                f"fsdp does not go with mixed_precision {self.mixed_precision}, which keeps a whole cast copy of each "
+                "layer for the backward pass; use model.dtype bfloat16 instead"
+            )
         return self
 
     @property

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from accelerate.state import PartialState
 from tests.training.conftest import proof_in_this_process
+from torch.distributed.tensor import DTensor
 
 import spectune
 from spectune.adapter import initialization
@@ -48,6 +49,10 @@ class Record:
     """Bytes of all trainable parameters at the start of each step."""
     gradients: list[float] = field(default_factory=list)
     """Norms of the whole matrices' gradients that an informed start is made from."""
+    held: list[int] = field(default_factory=list)
+    """Numbers of the layers' frozen weights: in this process, and in all together; none where they are whole."""
+    kinds: list[str] = field(default_factory=list)
+    """Types of the parameters that are trained."""
     drawn: list[float] = field(default_factory=list)
     """A number that the random generator would give after each step."""
 
@@ -59,6 +64,7 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
 
     def step(model: Any, engine: Any, *rest: Any, **options: Any) -> Any:
         record.banks.append(sum(p.numel() * p.element_size() for p in engine.parameters()))
+        look(record, model, engine)
         before = sent[0]
         go_wrong(task, options["step"], engine)
         result = step_once(model, engine, *rest, **options)
@@ -79,16 +85,29 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
         record.gradients.append(gradient.norm().item())
         return leading_once(gradient, rank)
 
-    leading_once = initialization.leading
+    def agree(self: Processes, wishes: list[int]) -> list[int]:
+        passes[0] += 1
+        go_wrong({"fault": task.get("fault_of_pass", (None, 0))}, passes[0], None)
+        return agree_once(self, wishes)
+
+    leading_once, agree_once, passes = initialization.leading, Processes.agree, [0]
     with (
         patch.object(initialization, "leading", leading),
         patch("spectune.training.finish.prove_reload", proof_in_this_process),
         patch.object(loop_module, "training_step", step),
         patch.object(dist, "all_reduce", reduce),
         patch.object(Processes, "check_live", check),
+        patch.object(Processes, "agree", agree),
         patch.object(saving, "save_checkpoint", full_disk(task, saving_module.save_checkpoint)),
     ):
         return vars(record) | outcome(task)
+
+
+def look(record: Record, model: Any, engine: Any) -> None:
+    """How the parameters are held before a step."""
+    sharded = [p for p in model.parameters() if isinstance(p, DTensor)]
+    record.held = [sum(p.to_local().numel() for p in sharded), sum(p.numel() for p in sharded)]
+    record.kinds = sorted({type(p.data).__name__ for p in engine.parameters()})
 
 
 def outcome(task: dict[str, Any]) -> dict[str, Any]:

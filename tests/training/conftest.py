@@ -33,7 +33,7 @@ from spectune.training.progress import Reporter
 Run = Callable[..., RunResult]
 
 
-def tiny_model(kind: str, vocabulary: int, dropout: float = 0.1) -> PreTrainedModel:
+def tiny_model(kind: str, vocabulary: int, dropout: float = 0.1, layers: int = 1) -> PreTrainedModel:
     """Random T5 (gated) or BART of width 32 with dropout, so that random states matter."""
     torch.manual_seed(0)
     if kind == "t5":
@@ -43,7 +43,7 @@ def tiny_model(kind: str, vocabulary: int, dropout: float = 0.1) -> PreTrainedMo
                 d_model=32,
                 d_kv=8,
                 d_ff=48,
-                num_layers=1,
+                num_layers=layers,
                 num_heads=4,
                 feed_forward_proj="gated-gelu",
                 dropout_rate=dropout,
@@ -55,8 +55,8 @@ def tiny_model(kind: str, vocabulary: int, dropout: float = 0.1) -> PreTrainedMo
         BartConfig(
             vocab_size=vocabulary,
             d_model=32,
-            encoder_layers=1,
-            decoder_layers=1,
+            encoder_layers=layers,
+            decoder_layers=layers,
             encoder_attention_heads=4,
             decoder_attention_heads=4,
             encoder_ffn_dim=48,

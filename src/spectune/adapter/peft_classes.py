@@ -50,6 +50,19 @@ class HostedLayer:
             return adapted_linear(base, x, factors, None if isinstance(dropout, nn.Identity) else dropout)
         return _several(layer, x, base(x, *args, **kwargs), active)
 
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """As PEFT, where the base's weights are here.
+
+        Raises:
+            AdapterError: other processes hold parts of them.
+        """
+        if hasattr(cast(Any, self).get_base_layer().weight, "full_tensor"):
+            raise AdapterError(
+                "nothing can be merged into a base that is shared out among processes (train.fsdp); save the adapter, "
+                "then: spectune export ADAPTER --format merged"
+            )
+        cast(Any, super()).merge(*args, **kwargs)
+
     def set_adapter(self, adapter_names: Any, inference_mode: bool = False) -> None:
         """As PEFT, but the aliases of the banks stay frozen."""
         cast(Any, super()).set_adapter(adapter_names, inference_mode=inference_mode)

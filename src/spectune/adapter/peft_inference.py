@@ -7,7 +7,7 @@ Merged weights (and our own fused order) round otherwise, which a near tie need 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,8 +69,7 @@ def _lean(layer: Any, pruned: bool) -> Forward | None:
         return lambda x: F.linear(x, base.weight, base.bias)
     a, e, b = _as_loaded(layer, name, pruned)
     return _forward(
-        base.weight,
-        base.bias,
+        base._parameters,
         down=(a * e).t(),
         up=b.t(),
         alpha=layer.scaling[name],
@@ -111,11 +110,12 @@ def _as_loaded(layer: Any, name: str, pruned: bool) -> list[Tensor]:
     return [entry.contiguous() for entry in entries]
 
 
-def _forward(weight: Tensor, bias: Tensor | None, *, down: Tensor, up: Tensor, alpha: float, rank: Tensor) -> Forward:
+def _forward(own: Mapping[str, Any], *, down: Tensor, up: Tensor, alpha: float, rank: Tensor) -> Forward:
     """x (…, in) → (…, out).
 
     Args:
-        weight: (out, in), with `bias` (out,).
+        own: the base's parameters, looked up at each call (a sharded base has its weights only while a layer computes):
+            `weight` (out, in), `bias` (out,) or None.
         down: (A·E)ᵀ, (in, r).
         up: Bᵀ, (r, out).
         alpha: PEFT's scaling.
@@ -125,7 +125,7 @@ def _forward(weight: Tensor, bias: Tensor | None, *, down: Tensor, up: Tensor, a
     def forward(x: Tensor) -> Tensor:
         low_rank = x.to(down.dtype) @ down @ up
         # one pass for PEFT's three: · alpha, / rank, added, each rounded as there
-        return F.linear(x, weight, bias).addcdiv_(low_rank, rank, value=alpha)
+        return F.linear(x, own["weight"], own["bias"]).addcdiv_(low_rank, rank, value=alpha)
 
     return forward
 

@@ -33,11 +33,11 @@ def default_targets(model: nn.Module) -> list[str]:
     Raises:
         ConfigError: nothing to adapt was found.
     """
-    tied, stacks = _tied(model), _stacks(model)
+    tied, stacks = _tied(model), text_stacks(model)
     names = [
         name
         for name, module in model.named_modules()
-        if _is_linear(module)
+        if is_linear(module)
         and _in_repeated_block(model, name)
         and any(name.startswith(f"{stack}.") for stack in stacks)
         and not (tower_of(name) or _is_router(name) or "embed" in name.rsplit(".", 1)[-1] or name in tied)
@@ -68,7 +68,7 @@ def resolve_targets(
     elif target_modules in ("attention", "feed_forward"):
         names = [name for name in default_targets(model) if target_modules in role_of(name).block]
     else:
-        linear = [name for name, module in model.named_modules() if _is_linear(module)]
+        linear = [name for name, module in model.named_modules() if is_linear(module)]
         names = _select(target_modules, linear, "target_modules")
     if exclude:
         excluded = set(_select(exclude, names, "exclude_modules"))
@@ -121,13 +121,13 @@ def _no_match(what: str, entry: str, names: Iterable[str]) -> str:
     return f"{what} matches no linear layer; nearest: {', '.join(nearest)}"
 
 
-def _is_linear(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     """nn.Linear, transformers' Conv1D, and the quantised classes, which all derive from or are named after Linear."""
     kind = type(module).__name__
     return isinstance(module, nn.Linear) or kind == "Conv1D" or kind.startswith("Linear")
 
 
-def _stacks(model: nn.Module) -> list[str]:
+def text_stacks(model: nn.Module) -> list[str]:
     """Names of the encoder and the decoder of texts: the model's own answer, else by their name."""
     answers = [getattr(model, question)() for question in ("get_encoder", "get_decoder") if hasattr(model, question)]
     stacks = {id(answer) for answer in answers if answer is not model}
@@ -154,6 +154,6 @@ def _tied(model: nn.Module) -> set[str]:
     """Names of the modules whose weight is the weight under another name, too: a merge would change both."""
     names: dict[int, set[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, nn.Embedding) or _is_linear(module):
+        if isinstance(module, nn.Embedding) or is_linear(module):
             names.setdefault(id(module.weight), set()).add(name)
     return {name for same in names.values() if len(same) > 1 for name in same}

@@ -36,6 +36,8 @@ def start_facts(ready: Ready) -> dict[str, Any]:
         "steps_per_epoch": session.outline.lengths.steps_per_epoch,
         "device": session.device.type,
         "dtype": name_of(session.dtype),
+        "processes": session.processes.size,
+        "sharded": None if session.sharded is None else session.sharded.facts(),
         "versions": versions(),
         "data": data_facts(session.data.report, ready.sets),
     }

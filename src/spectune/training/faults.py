@@ -1,4 +1,5 @@
-"""What goes wrong outside of our code, said in one line with what to do: memory that is full."""
+"""What goes wrong outside of our code, said in one line with what to do: memory that is full, layers that torch cannot
+gather."""
 
 from __future__ import annotations
 
@@ -9,18 +10,28 @@ from typing import Literal
 import torch
 
 from spectune.config import RunConfig
-from spectune.errors import RunError
+from spectune.errors import ConfigError, RunError, first_line
 
 _CPU = "can't allocate memory"  # what torch's own allocator says on a CPU
 _MPS = "MPS backend out of memory"
+_NOT_GATHERED = "mixed torch.Tensor and DTensor"
 
 
 @contextmanager
 def memory_explained(config: RunConfig, during: Literal["training", "evaluation"]) -> Iterator[None]:
-    """Turn a failed allocation of the block into a RunError with the batch sizes to try."""
+    """Turn a failed allocation of the block into a RunError with the batch sizes to try.
+
+    Raises:
+        ConfigError: with `train.fsdp`, a base that takes weights out of its layers without calling them.
+    """
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if config.train.fsdp and _NOT_GATHERED in str(error):
+            raise ConfigError(
+                "train.fsdp: the base multiplies with weights of a layer without calling the layer, so that they were "
+                f"not gathered ({first_line(error)}); leave train.fsdp out"
+            ) from error
         if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in (_CPU, _MPS)):
             raise
         raise RunError(_advice(config, during)) from error

@@ -48,7 +48,7 @@ LOCAL = {
     *("adapter.init_from", "train.output_dir", "environment.machine"),
 }
 """Flat names of what the processes of one run may have otherwise: places on their machines, and the machines."""
-_MACHINE, _PROCESSES = "environment.machine", "environment.processes"
+_MACHINE, _PROCESSES, _FSDP = "environment.machine", "environment.processes", "settings.train.fsdp"
 _LENGTH = ("settings.train.max_steps", "settings.train.num_train_epochs")  # what counts is the schedule
 _SPOKEN = {
     "dtype": "model.dtype",
@@ -120,14 +120,15 @@ def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list
     """Compare a checkpoint's fingerprint with this run's.
 
     Returns:
-        A line where the machine or the number of processes is another: the run goes on, but not bit for bit.
+        A line where the machine, the number of processes or `train.fsdp` is another: the run goes on, but not bit for
+        bit.
 
     Raises:
         RunError: another run; names the first difference.
     """
     before, now = flatten(saved), flatten(here)
     others = before.get(_PROCESSES) != now.get(_PROCESSES)
-    passed = {_MACHINE, _PROCESSES, *(_LENGTH if others else ())}
+    passed = {_MACHINE, _PROCESSES, _FSDP, *(_LENGTH if others else ())}
     for key in dict.fromkeys([*now, *before]):
         if before.get(key) != now.get(key) and key not in passed:
             raise RunError(_refusal(key, before.get(key), now.get(key)))
@@ -136,6 +137,11 @@ def check_fingerprint(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list
         notes.append(
             f"the checkpoint was made by {before.get(_PROCESSES)} processes, and {now.get(_PROCESSES)} go on from the "
             "same row: a step takes other rows, so not bit for bit"
+        )
+    if bool(before.get(_FSDP)) != now.get(_FSDP):
+        notes.append(
+            f"train.fsdp is {str(now.get(_FSDP)).lower()} now and was not when the checkpoint was made: some sums over "
+            "layers are rounded in another order, so not bit for bit"
         )
     if before.get(_MACHINE) != now.get(_MACHINE):
         notes.append(

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from spectune.errors import ConfigError, ElsewhereError, Interrupted, RunError, UserError, first_line
 from spectune.launch import local_rank, rank, world_size
+from spectune.training.leaving import let_go
 from spectune.training.signals import Stop
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Processes:
     def reduce(self, tensors: Sequence[Tensor]) -> None:
         """Sum each tensor over all processes, in place: one collective each; all get the same bits."""
         if self.several:
-            with _collective():
+            with collective():
                 for tensor in tensors:
                     dist.all_reduce(tensor)
 
@@ -68,7 +69,7 @@ class Processes:
     def copy_from_first(self, tensors: Sequence[Tensor]) -> None:
         """Give each tensor the values it has in process 0."""
         if self.several:
-            with _collective():
+            with collective():
                 for tensor in tensors:
                     dist.broadcast(tensor.detach(), src=0)
 
@@ -77,9 +78,24 @@ class Processes:
         if not self.several:
             return number
         box = torch.tensor([-1 if number is None else number])
-        with _collective():
+        with collective():
             dist.all_reduce(box, op=dist.ReduceOp.MAX)
         return None if box.item() < 0 else int(box.item())
+
+    def agree(self, wishes: Sequence[int]) -> list[int]:
+        """The highest of all processes' numbers, 0 or more, place by place; through host memory.
+
+        Raises:
+            Interrupted: a signal asked one of the processes to stop; raised in all of them.
+        """
+        box = torch.tensor([*wishes, self._stop.signum or 0])
+        if self.several:
+            with collective():
+                dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        *highest, asked = box.tolist()
+        if asked:
+            raise Interrupted(asked)
+        return highest
 
     # ---- objects
 
@@ -88,7 +104,7 @@ class Processes:
         if not self.several:
             return [value]
         values: list[Any] = [None] * self.size
-        with _collective():
+        with collective():
             dist.all_gather_object(values, value)
         return cast("list[T]", values)
 
@@ -123,7 +139,7 @@ class Processes:
             return work()
         value, raised = _tried(work) if self.is_first else (None, None)
         box: list[Any] = [(value, None if raised is None else _message(raised))]
-        with _collective():
+        with collective():
             dist.broadcast_object_list(box, src=0)
         if raised is not None:
             raise raised
@@ -191,18 +207,21 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
     stop.patient = True
     try:
         yield Processes(rank(), world_size(), stop)
-        with _collective():
+        with collective():
             dist.all_reduce(torch.zeros(1))  # the launcher ends all when the first one leaves
     except (ElsewhereError, Interrupted):
         stop.ending = True
         raise
-    except LostError:
+    except LostError as error:
         stop.ending = True
+        let_go(error)
         if not _may_speak():
             raise ElsewhereError("another process of the run says what is wrong") from None
         raise RunError(f"another process of the run has ended; {hint()}") from None
-    except Exception:  # a mistake or a bug: said by one process, the first
+    except Exception as error:  # a mistake or a bug: said by one process, the first
         stop.ending = True
+        if isinstance(error, UserError):  # of a bug it is worth more to know where it came from
+            let_go(error)
         if _may_speak():
             raise
         raise ElsewhereError("another process of the run says what is wrong") from None
@@ -264,7 +283,8 @@ def _may_speak() -> bool:
 
 
 @contextmanager
-def _collective() -> Iterator[None]:
+def collective() -> Iterator[None]:
+    """Around a collective: a failure is a `LostError`."""
     try:
         yield
     except RuntimeError as error:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
@@ -26,10 +27,10 @@ from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import label_trie
-from spectune.families import family_notes, vocabulary_of
+from spectune.families import vocabulary_of
 from spectune.files import write_text
 from spectune.formats.digests import weights_digest
-from spectune.planning import Outline
+from spectune.planning import Outline, model_notes
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained, seed_all
@@ -48,6 +49,7 @@ from spectune.training.parallel import ALONE, Processes, own_device
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
 from spectune.training.session import Ready, Session, name_of
+from spectune.training.sharding import shard_base
 from spectune.training.showing import show_adapted, show_row, show_schedule, show_tokens, show_training
 from spectune.training.signals import Stop
 from spectune.training.space import check_space
@@ -93,6 +95,8 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     session.reporter.heading(2)
     show_schedule(session)
     adapted = processes.together(partial(_load_and_adapt, session, tokenizer))
+    if config.train.fsdp:
+        _shard(session, adapted)
     limit = position_limit(base_of(adapted.model).config, "target")
     settings = resolve_settings(config.evaluation, longest_target(session, tokenizer, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
@@ -131,7 +135,7 @@ def _fit_budget(session: Session) -> None:
     config, outline = session.config, session.outline
     model = skeleton(config.model)
     session.vocabulary = vocabulary_of(model)
-    outline = replace(outline, notes=(*outline.notes, *family_notes(config, model)))
+    outline = replace(outline, notes=(*outline.notes, *model_notes(config, model)))
     parameters = parameters_of(config, model, find_modules(config, model))
     session.room = parameters.room
     schedule = with_room(outline.schedule, parameters.room, parameters.triplets_at_start)
@@ -149,7 +153,8 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     for line in check_lengths(config.data, base_config, evaluation=config.evaluation):
         session.reporter.warning(line)
     session.dtype, reason = choose_dtype(config, kind_of(base_config), session.device)
-    base = load_base(session.outline.base, config.model, session.dtype, session.device)
+    place = torch.device("cpu") if config.train.fsdp else session.device  # it may not fit one device
+    base = load_base(session.outline.base, config.model, session.dtype, place)
     session.base_digest = weights_digest(base)
     set_first_tokens(base, tokenizer)
     session.first_token_global = set_global_attention(base, config.model.global_attention)
@@ -160,6 +165,11 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     session.timings["load"] = time.monotonic() - started
     show_adapted(session, adapted, reason)
     return adapted
+
+
+def _shard(session: Session, adapted: Adapted) -> None:
+    session.sharded = shard_base(adapted.model, session.device)
+    session.reporter.line(session.sharded.line(session.processes.size))
 
 
 def _make_loop(ready: Ready, stop: Stop) -> Loop:

@@ -20,9 +20,11 @@ from spectune.planning import Outline
 from spectune.training.directory import RunDirectory
 from spectune.training.faults import memory_explained
 from spectune.training.heap import release_freed_memory
+from spectune.training.lockstep import Lockstep
 from spectune.training.model import Adapted
 from spectune.training.parallel import ALONE, Processes
 from spectune.training.progress import Reporter
+from spectune.training.sharding import Sharded
 from spectune.training.spread import Spread
 
 
@@ -48,6 +50,8 @@ class Session:
     base_digest: str = ""
     """SHA-256 of the base's weights as loaded."""
     processes: Processes = ALONE
+    sharded: Sharded | None = None
+    """The layers of the base, where they are shared out among the processes (`train.fsdp`)."""
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -85,6 +89,8 @@ class Ready:
     def evaluate(self, examples: list[Example], tokenized: TokenizedSet) -> Evaluation:
         """Generate and score, with the run's settings."""
         release_freed_memory()
+        sharded = self.session.sharded
+        lockstep = None if sharded is None else Lockstep(self.session.processes, sharded.stacks)
         with memory_explained(self.session.config, "evaluation"):
             return evaluate_examples(
                 self.adapted.model,
@@ -96,7 +102,7 @@ class Ready:
                 labels=self.session.labels,
                 task=self.session.data.task,
                 trie=self.session.trie,
-                sharing=Spread(self.session.processes),
+                sharing=Spread(self.session.processes, lockstep),
             )
 
 

@@ -23,6 +23,7 @@ from spectune.evaluation.evaluate import OnBatch, Outputs
 from spectune.evaluation.trained import TrainedAdapter
 from spectune.formats.digests import weights_digest
 from spectune.launch import check_launch, said_once
+from spectune.training.lockstep import Lockstep
 from spectune.training.parallel import Processes, joined
 from spectune.training.signals import Stop, catch_signals
 
@@ -32,9 +33,9 @@ T = TypeVar("T")
 class Spread:
     """An evaluation's rows among processes that have met (a `Sharing`). Final."""
 
-    def __init__(self, processes: Processes) -> None:
-        """All of `processes` make the same calls."""
-        self._processes = processes
+    def __init__(self, processes: Processes, lockstep: Lockstep | None = None) -> None:
+        """All of `processes` make the same calls; `lockstep` where the base's layers are shared out among them."""
+        self._processes, self._lockstep = processes, lockstep
 
     def write(
         self, tokenized: TokenizedSet, batch_size: int, write: Callable[[TokenizedSet, OnBatch | None], Outputs]
@@ -56,7 +57,11 @@ class Spread:
             input_ids=[tokenized.input_ids[row] for row in rows],
             labels=[tokenized.labels[row] for row in rows],
         )
-        written = processes.together(lambda: write(own, processes.stop_between_batches) if rows else None)
+        if self._lockstep is None:
+            written = processes.together(lambda: write(own, processes.stop_between_batches) if rows else None)
+        else:  # gathering goes on inside, so that a failure ends the run
+            with self._lockstep.evaluation():
+                written = write(own, None) if rows else None
         shares = [(places, found) for places, found in processes.gather((rows, written)) if found is not None]
         return in_order(shares, len(lengths))
 
