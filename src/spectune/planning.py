@@ -120,7 +120,7 @@ def plan_run(config: RunConfig) -> Plan:
     outline = outline_run(config, data_required=False)
     model = skeleton(config.model)
     notes = [*outline.notes, *check_lengths(config.data, model.config, evaluation=config.evaluation)]
-    notes += model_notes(config, model)
+    notes += _model_notes(config, model)
     _check_dtype(config, model.config)
     if config.data.source_lang is not None:  # a code that the tokenizer does not know
         set_languages(load_tokenizer(outline.base, config.model), config.data)
@@ -142,11 +142,11 @@ def plan_run(config: RunConfig) -> Plan:
     )
 
 
-def model_notes(config: RunConfig, model: Any) -> list[str]:
-    """What is worth knowing of this base, from its skeleton. Raises ConfigError for what it cannot do."""
-    from spectune.training.sharding import sharding_notes  # with torch, which the skeleton has brought
+def _model_notes(config: RunConfig, model: Any) -> list[str]:
+    from spectune.training.sharding import planned_sharding, sharding_notes
 
-    return [*family_notes(config, model), *sharding_notes(config, model, world_size())]
+    sharing = planned_sharding(config, model, world_size())
+    return [*family_notes(config, model), *sharding_notes(config, model), *sharing]
 
 
 def _check_dtype(config: RunConfig, base_config: Any) -> None:

@@ -213,16 +213,16 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         stop.ending = True
         raise
     except LostError as error:
-        stop.ending = True
+        stop.ending, first = True, _may_speak()
         let_go(error)
-        if not _may_speak():
+        if not first:
             raise ElsewhereError("another process of the run says what is wrong") from None
         raise RunError(f"another process of the run has ended; {hint()}") from None
     except Exception as error:  # a mistake or a bug: said by one process, the first
-        stop.ending = True
+        stop.ending, first = True, _may_speak()
         if isinstance(error, UserError):  # of a bug it is worth more to know where it came from
             let_go(error)
-        if _may_speak():
+        if first:
             raise
         raise ElsewhereError("another process of the run says what is wrong") from None
     finally:
