@@ -55,6 +55,11 @@ def sharding_notes(config: RunConfig, model: nn.Module) -> list[str]:
     """
     if not config.train.fsdp:
         return []
+    if config.model.quantization is not None:
+        raise ConfigError(
+            f"train.fsdp cannot share out weights in {config.model.quantization}; leave model.quantization or "
+            "train.fsdp out"
+        )
     if getattr(getattr(model, "config", None), "attention_type", None) == "block_sparse":
         raise ConfigError(
             "train.fsdp: BigBird rebuilds its layers for short texts, which cannot be done to layers that are shared "
@@ -70,16 +75,17 @@ def sharding_notes(config: RunConfig, model: nn.Module) -> list[str]:
 
 
 def planned_sharding(config: RunConfig, model: nn.Module, number: int) -> list[str]:
-    """What `number` processes will share out, for the plan; nothing where `train.fsdp` is off."""
+    """`sharding_notes`, and what `number` processes will share out, for the plan."""
     if not config.train.fsdp:
         return []
+    notes = sharding_notes(config, model)
     layers = [block for stack in block_stacks(model).values() for block in stack]
     inside = sum(parameter.numel() for parameter in _distinct(layers))
     share = inside / sum(parameter.numel() for parameter in model.parameters())
     what = f"train.fsdp shares {len(layers)} layers with {share:.0%} of the base's parameters out to"
     if number > 1:
-        return [f"{what} {number} processes"]
-    return [f"{what} several processes, and this plan is for one; put WORLD_SIZE=2 (or more) in front of it"]
+        return [*notes, f"{what} {number} processes"]
+    return [*notes, f"{what} several processes, and this plan is for one; put WORLD_SIZE=2 (or more) in front of it"]
 
 
 def shard_base(model: Any, device: torch.device) -> Sharded:
