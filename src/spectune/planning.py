@@ -120,7 +120,9 @@ def plan_run(config: RunConfig) -> Plan:
     outline = outline_run(config, data_required=False)
     model = skeleton(config.model)
     notes = [*outline.notes, *check_lengths(config.data, model.config, evaluation=config.evaluation)]
-    notes += model_notes(config, model)
+    from spectune.training.sharding import planned_sharding  # with torch, which the skeleton has brought
+
+    notes += [*family_notes(config, model), *planned_sharding(config, model, world_size())]
     _check_dtype(config, model.config)
     if config.data.source_lang is not None:  # a code that the tokenizer does not know
         set_languages(load_tokenizer(outline.base, config.model), config.data)
@@ -140,13 +142,6 @@ def plan_run(config: RunConfig) -> Plan:
         data=tuple(outline.data.report.lines()) if outline.data is not None else (),
         notes=tuple(notes),
     )
-
-
-def model_notes(config: RunConfig, model: Any) -> list[str]:
-    """What is worth knowing of this base, from its skeleton. Raises ConfigError for what it cannot do."""
-    from spectune.training.sharding import sharding_notes  # with torch, which the skeleton has brought
-
-    return [*family_notes(config, model), *sharding_notes(config, model, world_size())]
 
 
 def _check_dtype(config: RunConfig, base_config: Any) -> None:
@@ -175,11 +170,6 @@ def outline_run(config: RunConfig, *, data_required: bool = True) -> Outline:
     notes: list[str] = []
     data: PreparedData | None = None
     _check_streaming(config)
-    if config.train.fsdp and config.model.quantization is not None:
-        raise ConfigError(
-            f"train.fsdp cannot share out weights in {config.model.quantization}; leave model.quantization or "
-            "train.fsdp out"
-        )
     try:
         data = prepare_data(config.data, seed=config.train.seed)
     except DataError as error:

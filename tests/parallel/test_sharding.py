@@ -24,7 +24,7 @@ from spectune.config import RunConfig, TrainConfig
 from spectune.errors import AdapterError, ConfigError
 from spectune.training.faults import memory_explained
 from spectune.training.lockstep import Lockstep
-from spectune.training.sharding import shard_base, sharding_notes
+from spectune.training.sharding import planned_sharding, shard_base, sharding_notes
 
 
 class Block(nn.Module):
@@ -140,12 +140,13 @@ def configuration(**train: Any) -> RunConfig:
 def test_what_is_said_of_a_base() -> None:
     base = build("m2m_100")
     base.model.encoder.layerdrop = 0.1
-    assert sharding_notes(configuration(), base, 2) == []
-    first, second = sharding_notes(configuration(fsdp=True), base, 2)
-    assert first.startswith("train.fsdp shares 4 layers with ")
-    assert "leaves out whole layers at random" in second
+    assert sharding_notes(configuration(), base) == planned_sharding(configuration(), base, 2) == []
+    warned, planned = planned_sharding(configuration(fsdp=True), base, 2)
+    assert sharding_notes(configuration(fsdp=True), base) == [warned]
+    assert planned.startswith("train.fsdp shares 4 layers with ")
+    assert "leaves out whole layers at random" in warned
     with pytest.raises(ConfigError, match="BigBird rebuilds its layers"):
-        sharding_notes(configuration(fsdp=True), build("bigbird_pegasus"), 2)
+        sharding_notes(configuration(fsdp=True), build("bigbird_pegasus"))
 
 
 def test_a_stack_without_one_list_of_layers_is_refused() -> None:

@@ -1,8 +1,8 @@
 """The processes of one run: each holds the whole model and adapter, and reads its share of the rows.
 
-What passes between them goes through `Processes`, and nothing else of the package calls a collective. With one process
-every method returns at once. What a method exchanges must be exchanged by all processes, in the same order: so it
-is called where all of them pass, never under a condition that only one of them knows.
+What passes between them goes through `Processes`, but for the layers that `sharding` gathers. With one process every
+method returns at once. What a method exchanges must be exchanged by all processes, in the same order: so it is called
+where all of them pass, never under a condition that only one of them knows.
 
 Signals are only noted while several processes run: raised in the middle of a collective they would leave the others
 waiting. They are looked at where something is exchanged anyway.
@@ -32,7 +32,7 @@ _WAIT = timedelta(hours=24)
 """The longest that one process works while others wait: the reload proof. One that has died is noticed at once."""
 _MEET = timedelta(minutes=5)
 """The longest that the processes may take to find one another."""
-_SPOKEN = "spectune/spoken"
+_SPOKEN, _ELSEWHERE = "spectune/spoken", "another process of the run says what is wrong"
 
 
 class LostError(Exception):
@@ -83,11 +83,8 @@ class Processes:
         return None if box.item() < 0 else int(box.item())
 
     def agree(self, wishes: Sequence[int]) -> list[int]:
-        """The highest of all processes' numbers, 0 or more, place by place; through host memory.
-
-        Raises:
-            Interrupted: a signal asked one of the processes to stop; raised in all of them.
-        """
+        """The highest of all processes' numbers, 0 or more, place by place; through host memory. Raises Interrupted, in
+        all processes, where a signal asked one of them to stop."""
         box = torch.tensor([*wishes, self._stop.signum or 0])
         if self.several:
             with collective():
@@ -213,18 +210,18 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         stop.ending = True
         raise
     except LostError as error:
-        stop.ending = True
+        stop.ending, first = True, _may_speak()
         let_go(error)
-        if not _may_speak():
-            raise ElsewhereError("another process of the run says what is wrong") from None
-        raise RunError(f"another process of the run has ended; {hint()}") from None
+        if first:
+            raise RunError(f"another process of the run has ended; {hint()}") from None
+        raise ElsewhereError(_ELSEWHERE) from None
     except Exception as error:  # a mistake or a bug: said by one process, the first
-        stop.ending = True
-        if isinstance(error, UserError):  # of a bug it is worth more to know where it came from
+        stop.ending, first = True, _may_speak()
+        if isinstance(error, UserError):  # of a bug, where it came from is worth more
             let_go(error)
-        if _may_speak():
+        if first:
             raise
-        raise ElsewhereError("another process of the run says what is wrong") from None
+        raise ElsewhereError(_ELSEWHERE) from None
     finally:
         if started:
             dist.destroy_process_group()

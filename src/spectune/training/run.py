@@ -27,10 +27,10 @@ from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import label_trie
-from spectune.families import vocabulary_of
+from spectune.families import family_notes, vocabulary_of
 from spectune.files import write_text
 from spectune.formats.digests import weights_digest
-from spectune.planning import Outline, model_notes
+from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained, seed_all
@@ -49,7 +49,7 @@ from spectune.training.parallel import ALONE, Processes, own_device
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
 from spectune.training.session import Ready, Session, name_of
-from spectune.training.sharding import shard_base
+from spectune.training.sharding import shard_base, sharding_notes
 from spectune.training.showing import show_adapted, show_row, show_schedule, show_tokens, show_training
 from spectune.training.signals import Stop
 from spectune.training.space import check_space
@@ -135,7 +135,7 @@ def _fit_budget(session: Session) -> None:
     config, outline = session.config, session.outline
     model = skeleton(config.model)
     session.vocabulary = vocabulary_of(model)
-    outline = replace(outline, notes=(*outline.notes, *model_notes(config, model)))
+    outline = replace(outline, notes=(*outline.notes, *family_notes(config, model), *sharding_notes(config, model)))
     parameters = parameters_of(config, model, find_modules(config, model))
     session.room = parameters.room
     schedule = with_room(outline.schedule, parameters.room, parameters.triplets_at_start)

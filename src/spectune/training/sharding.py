@@ -47,38 +47,45 @@ class Sharded:
         )
 
 
-def sharding_notes(config: RunConfig, model: nn.Module, number: int) -> list[str]:
-    """What `train.fsdp` will do with a base, from its skeleton; nothing where it is off.
-
-    Args:
-        number: of processes.
+def sharding_notes(config: RunConfig, model: nn.Module) -> list[str]:
+    """What `train.fsdp` changes in how a base trains, from its skeleton; nothing where it is off.
 
     Raises:
         ConfigError: a base whose layers cannot be shared out.
     """
     if not config.train.fsdp:
         return []
+    if config.model.quantization is not None:
+        raise ConfigError(
+            f"train.fsdp cannot share out weights in {config.model.quantization}; leave model.quantization or "
+            "train.fsdp out"
+        )
     if getattr(getattr(model, "config", None), "attention_type", None) == "block_sparse":
         raise ConfigError(
             "train.fsdp: BigBird rebuilds its layers for short texts, which cannot be done to layers that are shared "
             "out; leave train.fsdp out"
         )
-    stacks = block_stacks(model)
-    layers = [block for stack in stacks.values() for block in stack]
+    block_stacks(model)
+    if not any(getattr(module, "layerdrop", 0.0) for module in model.modules()):
+        return []
+    return [
+        "train.fsdp: this base leaves out whole layers at random in training (layerdrop), each process others; "
+        "that is off, since all must gather the same layers"
+    ]
+
+
+def planned_sharding(config: RunConfig, model: nn.Module, number: int) -> list[str]:
+    """`sharding_notes`, and what `number` processes will share out, for the plan."""
+    if not config.train.fsdp:
+        return []
+    notes = sharding_notes(config, model)
+    layers = [block for stack in block_stacks(model).values() for block in stack]
     inside = sum(parameter.numel() for parameter in _distinct(layers))
     share = inside / sum(parameter.numel() for parameter in model.parameters())
-    notes = [
-        f"train.fsdp shares {len(layers)} layers with {share:.0%} of the base's parameters out to {number} processes"
-        if number > 1
-        else f"train.fsdp shares {len(layers)} layers with {share:.0%} of the base's parameters out to several "
-        "processes, and this plan is for one; put WORLD_SIZE=2 (or more) in front of it"
-    ]
-    if any(getattr(module, "layerdrop", 0.0) for module in model.modules()):
-        notes.append(
-            "train.fsdp: this base leaves out whole layers at random in training (layerdrop), each process others; "
-            "that is off, since all must gather the same layers"
-        )
-    return notes
+    what = f"train.fsdp shares {len(layers)} layers with {share:.0%} of the base's parameters out to"
+    if number > 1:
+        return [*notes, f"{what} {number} processes"]
+    return [*notes, f"{what} several processes, and this plan is for one; put WORLD_SIZE=2 (or more) in front of it"]
 
 
 def shard_base(model: Any, device: torch.device) -> Sharded:
