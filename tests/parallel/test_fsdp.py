@@ -69,6 +69,8 @@ def test_the_same_run(
 ) -> None:
     """Nine rows to evaluate: five batches for two processes, or one, so that a process only takes part."""
     sections: dict[str, Any] = {
+        # the leading singular vectors of so small a gradient are noise in part, which no rounding leaves alone
+        "adapter": {"init": "random"},
         "train": {"gradient_accumulation_steps": accumulation},
         "evaluation": {"eval_strategy": "steps", "eval_steps": 5, "constrain_labels": True},
     }
