@@ -48,7 +48,7 @@ class Method:
     rate_of_values: float = 1.0
     """Learning rate of λ over that of P and Q."""
     ratio: float | None = None
-    """init_r over target_r; None: `init_rank`'s own rule."""
+    """init_r over target_r; None: what `init_r: auto` gives."""
     scale: float | None = None
     """s = lora_alpha / init_r, where the options give no lora_alpha."""
     by_parameters: bool = False
@@ -57,7 +57,7 @@ class Method:
 
 def init_rank(rank: int, ratio: float | None) -> int:
     """init_r for an average rank after the freeze; at least one more than it."""
-    return max(rank + 1, max(4 * rank, 16) if ratio is None else round(rank * ratio))
+    return AdapterConfig(target_r=rank).resolved_init_r if ratio is None else max(rank + 1, round(rank * ratio))
 
 
 def _frozen(base: PreTrainedModel, method: Method, rank: int, steps: int) -> Trainable:

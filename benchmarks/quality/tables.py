@@ -87,7 +87,7 @@ def verdict(results: Results, rank: int) -> list[str]:
             pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
             if pairs:
                 difference = mean(a - b for a, b in pairs)
-                lines.append(f"{task}, r̄ {rank}: {OURS} − {rival} = {_number(task, difference, sign=True)}")
+                lines.append(f"{task}, r̄ {rank}: {OURS} − {rival} = {_plain(difference, sign=True)}")
     return lines
 
 
@@ -110,7 +110,7 @@ def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
 
 
 def _searched(results: Results, key: Key) -> str:
-    return f"{_number(key.task, merit(results[key], TASKS[key.task].metric)[0])} ({key.rate:.0e})"
+    return f"{_plain(merit(results[key], TASKS[key.task].metric)[0])} ({key.rate:.0e})"
 
 
 def _cell(mine: Mapping[int, float], reference: Mapping[int, float]) -> str:
@@ -144,10 +144,6 @@ def _first_step(entry: dict[str, Any], task: str, goal: float) -> int | None:
     metric = TASKS[task].metric
     curve = [*entry["curve"], {"step": TASKS[task].steps, **entry["validation"]}]
     return next((point["step"] for point in curve if point[metric] >= goal), None)
-
-
-def _number(task: str, value: float, *, sign: bool = False) -> str:
-    return _plain(value, sign=sign)
 
 
 def _plain(value: float, *, sign: bool = False) -> str:

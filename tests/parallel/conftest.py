@@ -19,6 +19,9 @@ from tests.training.conftest import table as table
 from tests.training.conftest import tiny_model
 from transformers import PreTrainedTokenizerFast
 
+from spectune.formats.adapter_files import WEIGHTS
+from spectune.manifest import sha256
+
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS = 120.0  # that a run, and with it a test, can hang
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -142,6 +145,34 @@ def configuration(base: Path, table: Path, output: Path, **sections: dict[str, A
     for name, values in sections.items():
         config[name] |= values
     return config
+
+
+def same_end(config: Config, whole: Path) -> bool:
+    """Whether a run ended with the bytes of one that was not stopped."""
+    adapter = Path(config["train"]["output_dir"]) / "adapter" / WEIGHTS
+    return sha256(adapter) == sha256(whole / "adapter" / WEIGHTS)
+
+
+def every_step(group: Group, config: Config) -> Path:
+    """A run of two processes that nothing stops, with a checkpoint of every step."""
+    config["train"] |= {"save_steps": 1, "save_total_limit": 20}
+    assert [one["error"] for one in group.run(2, config)] == [None, None]
+    return Path(config["train"]["output_dir"])
+
+
+def under_launcher(launcher: tuple[str, ...], *arguments: object, text: str | None = None) -> str:
+    """What a command of spectune prints under a launcher; `text` is its standard input."""
+    finished = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "spectune", *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
 
 
 def losses(output: Path) -> list[float]:

@@ -6,31 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.parallel.conftest import Config, Group, configuration
-
-from spectune.formats.adapter_files import WEIGHTS
-from spectune.manifest import sha256
+from tests.parallel.conftest import Config, Group, configuration, every_step, same_end
 
 
 @pytest.fixture(scope="module")
 def whole(group: Group, bases: dict[str, Path], table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes with dropout that nothing stopped, with a checkpoint of every step."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    config = configuration(bases["t5"], table, output)
-    config["train"] |= {"save_steps": 1, "save_total_limit": 20}
-    assert [one["error"] for one in group.run(2, config)] == [None, None]
-    return output
+    return every_step(group, configuration(bases["t5"], table, output))
 
 
 @pytest.fixture
 def config(bases: dict[str, Path], table: Path, tmp_path: Path) -> Config:
     return configuration(bases["t5"], table, tmp_path / "run")
-
-
-def same_end(config: Config, whole: Path) -> bool:
-    """Whether the run ended with the bytes of the one that was not stopped."""
-    adapter = Path(config["train"]["output_dir"]) / "adapter" / WEIGHTS
-    return sha256(adapter) == sha256(whole / "adapter" / WEIGHTS)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 6, 7, 8, 9, 11, 13])

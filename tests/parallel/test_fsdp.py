@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.parallel.conftest import Config, Group, configuration, losses
+from tests.parallel.conftest import Config, Group, configuration, every_step, losses, same_end
 from tests.training.conftest import tiny_model
 from transformers import PreTrainedTokenizerFast
 
 from spectune.formats.adapter_files import WEIGHTS
-from spectune.manifest import sha256
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +137,7 @@ def test_the_gradient_that_a_run_starts_from(group: Group, bases: dict[str, Path
 def unstopped(group: Group, deep: dict[str, Path], table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing stopped, with a checkpoint of every step."""
     output = tmp_path_factory.mktemp("unstopped") / "run"
-    config = stoppable(deep["t5"], table, output)
-    config["train"] |= {"save_steps": 1, "save_total_limit": 20}
-    assert [one["error"] for one in group.run(2, config)] == [None, None]
-    return output
+    return every_step(group, stoppable(deep["t5"], table, output))
 
 
 def stoppable(base: Path, table: Path, output: Path) -> Config:
@@ -156,12 +152,6 @@ def stoppable(base: Path, table: Path, output: Path) -> Config:
 @pytest.fixture
 def config(deep: dict[str, Path], table: Path, tmp_path: Path) -> Config:
     return stoppable(deep["t5"], table, tmp_path / "run")
-
-
-def same_end(config: Config, unstopped: Path) -> bool:
-    """Whether a run ended with the bytes of the one that was not stopped."""
-    adapter = Path(config["train"]["output_dir"]) / "adapter" / WEIGHTS
-    return sha256(adapter) == sha256(unstopped / "adapter" / WEIGHTS)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.parallel.conftest import ACCELERATE, ROOT, TORCHRUN
+from tests.parallel.conftest import ACCELERATE, ROOT, TORCHRUN, under_launcher
 from transformers import MBartConfig, MBartForConditionalGeneration
 
 from spectune.cli import main
@@ -24,6 +21,8 @@ from spectune.evaluation.decoding import batches_by_length
 from spectune.evaluation.evaluate import Outputs
 from spectune.launch import check_launch, world_size
 from spectune.planning import run_lengths
+from spectune.training.parallel import joined
+from spectune.training.signals import Stop
 from spectune.training.spread import in_order, rows_of_rank
 from spectune.training.step import StepOptions, window_loss
 
@@ -54,6 +53,18 @@ def test_a_run_started_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")  # left over from elsewhere
     check_launch()
     assert world_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("is_available", "built without torch.distributed"), ("is_backend_available", "without gloo")],
+)
+def test_a_torch_without_a_back_end(monkeypatch: pytest.MonkeyPatch, missing: str, message: str) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.distributed, missing, lambda *_: False)
+    with pytest.raises(ConfigError, match=message), joined(True, Stop(), lambda: ""):
+        pytest.fail("the processes have met")
 
 
 def test_a_step_takes_the_batches_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,18 +154,9 @@ def test_launchers_train_the_demo(tmp_path: Path, launcher: tuple[str, ...]) -> 
         "data.max_validation_samples": 12,
         "evaluation.eval_strategy": "no",
     }
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-m", *launcher, "-m", "spectune", "train", "examples/demo.yaml"),
-            *(f"{name}={value}" for name, value in settings.items()),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        timeout=300,
+    said = under_launcher(
+        launcher, "train", "examples/demo.yaml", *(f"{name}={value}" for name, value in settings.items())
     )
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout.count("1. Prepare data") == finished.stdout.count("6. Save and reload") == 1
-    assert "6 optimizer steps of 32 × 1 rows in each of 2 processes" in finished.stdout
-    assert "reloaded with plain PEFT in a new process: 12 of 12 predictions identical" in finished.stdout
+    assert said.count("1. Prepare data") == said.count("6. Save and reload") == 1
+    assert "6 optimizer steps of 32 × 1 rows in each of 2 processes" in said
+    assert "reloaded with plain PEFT in a new process: 12 of 12 predictions identical" in said

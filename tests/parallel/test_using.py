@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.parallel.conftest import ROOT, TORCHRUN, Group, configuration
+from tests.parallel.conftest import ROOT, TORCHRUN, Group, configuration, under_launcher
 
 from spectune.cli import main
 
@@ -170,14 +167,5 @@ def launched(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 def test_torchrun_predicts_from_standard_input(adapter: Path, tmp_path: Path) -> None:
     """Texts come through standard input, which all processes have and one reads."""
     place = tmp_path / "out.jsonl"
-    finished = subprocess.run(
-        [sys.executable, "-m", *TORCHRUN, "-m", "spectune", "predict", str(adapter), "-", "-o", str(place)],
-        input="\n".join(TEXTS),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr
+    under_launcher(TORCHRUN, "predict", adapter, "-", "-o", place, text="\n".join(TEXTS))
     assert place.read_text("utf-8").count("\n") == len(TEXTS)

@@ -102,6 +102,8 @@ class Assembler:
         )
 
     def _balanced(self, tokenized: TokenizedSet, window: Batches) -> Batches:
+        if self.world_size == 1:
+            return window
         sides = (tokenized.input_ids, tokenized.labels)
         tokens = [
             sum(len(rows) * max((len(side[row]) for row in rows), default=0) for side in sides) for rows in window

@@ -41,7 +41,7 @@ def balanced(window: Batches, tokens: Sequence[int], world_size: int) -> Batches
     Args:
         tokens: of each batch, with its padding.
     """
-    if len(window) <= world_size or world_size == 1:
+    if len(window) <= world_size:
         return window
     order = sorted(range(len(window)), key=lambda index: -tokens[index])
     rounds = [order[start : start + world_size] for start in range(0, len(order), world_size)]
