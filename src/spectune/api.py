@@ -264,7 +264,7 @@ def _on_its_base(path: Path, settings: AdapterSettings, trust_remote_code: bool)
 
     device, fallback = choose_device(use_cpu=False)
     if world_size() > 1:
-        from spectune.training.parallel import own_device
+        from spectune.training.meeting import own_device
 
         device = own_device(device)
     if fallback:

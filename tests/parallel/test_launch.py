@@ -148,6 +148,7 @@ def test_a_process_without_rows_adds_nothing() -> None:
 def test_launchers_train_the_demo(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     settings = {
         "train.max_steps": 6,
+        "adapter.init": "random",
         "train.use_cpu": "true",
         "train.output_dir": tmp_path / "run",
         "data.max_train_samples": 80,

@@ -11,27 +11,22 @@ waiting. They are looked at where something is exchanged anyway.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spectune.errors import ConfigError, ElsewhereError, Interrupted, RunError, UserError, first_line
-from spectune.launch import local_rank, rank, world_size
+from spectune.errors import ElsewhereError, Interrupted, RunError, UserError, first_line
+from spectune.launch import rank, world_size
 from spectune.training.leaving import let_go
+from spectune.training.meeting import meet
 from spectune.training.signals import Stop
 
 T = TypeVar("T")
 
-_WAIT = timedelta(hours=24)
-"""The longest that one process works while others wait: the reload proof. One that has died is noticed at once."""
-_MEET = timedelta(minutes=5)
-"""The longest that the processes may take to find one another."""
 _SPOKEN, _ELSEWHERE = "spectune/spoken", "another process of the run says what is wrong"
 
 
@@ -200,7 +195,7 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
     if world_size() == 1:
         yield ALONE
         return
-    started = _meet(use_cpu)
+    started = meet(use_cpu)
     stop.patient = True
     try:
         yield Processes(rank(), world_size(), stop)
@@ -225,49 +220,6 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
     finally:
         if started:
             dist.destroy_process_group()
-
-
-def own_device(device: torch.device) -> torch.device:
-    """This process's own device of those like `device`. Raises ConfigError if this machine has too few."""
-    if device.type != "cuda" or world_size() == 1:
-        return device
-    if local_rank() >= torch.cuda.device_count():
-        raise ConfigError(
-            f"this machine has {torch.cuda.device_count()} GPUs and more processes; start one for each GPU, or use "
-            "none: train.use_cpu: true in a run, CUDA_VISIBLE_DEVICES= before another command"
-        )
-    own = torch.device("cuda", local_rank())
-    torch.cuda.set_device(own)
-    return own
-
-
-def _meet(use_cpu: bool) -> bool:
-    """Form the group, unless the caller's program has; returns whether it was formed here."""
-    if not dist.is_available():
-        raise ConfigError("this torch is built without torch.distributed; install another, or start one process")
-    if dist.is_initialized():
-        if dist.get_world_size() != world_size():
-            raise ConfigError(
-                f"this program has formed a group of {dist.get_world_size()}, and WORLD_SIZE says {world_size()}; "
-                "leave that group (torch.distributed.destroy_process_group()), or set WORLD_SIZE as the launcher does"
-            )
-        return False
-    needed = ["gloo"] if use_cpu or not torch.cuda.is_available() else ["gloo", "nccl"]
-    for name in needed:
-        if not dist.is_backend_available(name):
-            raise ConfigError(f"this torch is built without {name}; install another, or start one process")
-    if "nccl" in needed:
-        own_device(torch.device("cuda"))
-    from torch.distributed.rendezvous import rendezvous
-
-    try:
-        store, own, size = next(rendezvous("env://", timeout=_MEET))
-        backend = "cpu:gloo,cuda:nccl" if "nccl" in needed else "gloo"
-        dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=_WAIT)
-    except (RuntimeError, ValueError) as error:
-        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise RunError(f"the processes do not meet at {place}: {first_line(error)}") from None
-    return True
 
 
 def _may_speak() -> bool:

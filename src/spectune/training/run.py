@@ -43,9 +43,10 @@ from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
 from spectune.training.loop import Loop
+from spectune.training.meeting import own_device
 from spectune.training.model import Adapted, adapt, load_base
 from spectune.training.optimizer import make_optimizer
-from spectune.training.parallel import ALONE, Processes, own_device
+from spectune.training.parallel import ALONE, Processes
 from spectune.training.progress import Reporter
 from spectune.training.resume import find_checkpoint, resume_run
 from spectune.training.session import Ready, Session, name_of
@@ -257,12 +258,12 @@ def _start_from_gradient(ready: Ready, loop: Loop) -> None:
     session = ready.session
     train = session.config.train
     loader = make_loader(ready, seed=train.seed + 1)  # a stream of its own: the run's is not advanced
-    drawn = list(islice(loader, 2 * INIT_WINDOWS))
     # The rows at an epoch's end are cut otherwise for other numbers of processes, and rounded otherwise. Every other
     # window is whole, unless the data is one short window.
     batches = train.gradient_accumulation_steps * session.processes.size
-    whole = [one for one in drawn if one.rows > (batches - 1) * train.per_device_train_batch_size]
-    windows = (whole or drawn)[:INIT_WINDOWS]
+    least = (batches - 1) * train.per_device_train_batch_size
+    whole = list(islice((window for window in islice(loader, 2 * INIT_WINDOWS) if window.rows > least), INIT_WINDOWS))
+    windows = whole or list(islice(make_loader(ready, seed=train.seed + 1), INIT_WINDOWS))
 
     def backward() -> None:
         for window in windows:
