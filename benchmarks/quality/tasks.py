@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,20 @@ class Task:
     batch_size: int
     validation_rows: int
     test_rows: int
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Word of a target → the word it is asked for as: a target of long code words takes many tokens for little."""
 
+    def reworded(self, example: Example) -> Example:
+        """The example with its targets in these words."""
+        if not self.words:
+            return example
+        target, *others = (" ".join(map(self.words.__getitem__, text.split())) for text in example.references)
+        return replace(example, target=target, references=(target, *others))
+
+
+_ACTIONS = {"I_TURN_LEFT": "left", "I_TURN_RIGHT": "right"} | {
+    f"I_{word.upper()}": word for word in ("walk", "look", "run", "jump")
+}
 
 TASKS = {
     task.name: task
@@ -43,7 +56,7 @@ TASKS = {
         Task("clinc150", "exact_match", 400, 16, 750, 1000),
         Task("mr_sentiment", "exact_match", 250, 16, 300, 1000),
         Task("e2e_nlg", "bleu", 200, 8, 60, 315),
-        Task("scan", "exact_match", 500, 16, 150, 400),
+        Task("scan", "exact_match", 800, 16, 300, 600, _ACTIONS),
         Task("tatoeba_en_es", "chrf", 300, 16, 150, 400),
     )
 }
@@ -101,6 +114,7 @@ class Ground:
         chosen = list(examples)
         if most is not None and most < len(chosen):
             chosen = [chosen[number * len(chosen) // most] for number in range(most)]
+        chosen = [self.task.reworded(example) for example in chosen]
         data = self.config.data
         source, target = data.max_source_length, data.max_target_length
         tokenized = tokenize_examples(chosen, self.tokenizer, max_source_length=source, max_target_length=target)

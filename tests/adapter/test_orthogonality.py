@@ -60,6 +60,18 @@ def test_orthonormal_rows_have_no_penalty_and_no_gradient() -> None:
     assert not gradient.any()
 
 
+@pytest.mark.parametrize(("width", "rank"), [(32, 4), (256, 16), (512, 64)])
+def test_what_rounding_leaves_of_orthonormal_rows_has_no_gradient(width: int, rank: int) -> None:
+    """The gradient has one length wherever the norm is not 0; a deviation that is more than rounding has it."""
+    rows = torch.linalg.qr(torch.randn(width, 2 * rank))[0].t().contiguous()
+    layout = frames([rank, rank], rows.device, rows.dtype)
+    assert float((rows @ rows.t() - torch.eye(2 * rank)).norm()) > 0.0
+    for factor, length in ((1.0, 0.0), (1.001, 2.0)):
+        gradient = torch.zeros_like(rows)
+        add_gradient(factor * rows, layout, 1.0, gradient)
+        assert float(gradient[:rank].norm()) == pytest.approx(length, rel=0.01)
+
+
 @pytest.mark.parametrize("sizes", [[0, 0], [0, 3], [3, 0]])
 def test_matrices_without_triplets(sizes: list[int]) -> None:
     rows = torch.randn(sum(sizes), 5)

@@ -1,8 +1,10 @@
 """The orthogonality penalty and its gradient, bank by bank.
 
 R = γ / (2m) Σ (‖PᵀP − I‖_F + ‖QQᵀ − I‖_F) over m matrices: PEFT's form (the paper's equation 4 sums squared norms
-and does not average). The gradient is analytic, 2 (G − I) X / ‖G − I‖_F with G = X Xᵀ for rows X, and 0 at 0; only
-the small (G − I) / ‖G − I‖_F, the *slope*, is ever kept.
+and does not average). The gradient is analytic, 2 (G − I) X / ‖G − I‖_F with G = X Xᵀ for rows X; only the small
+(G − I) / ‖G − I‖_F, the *slope*, is ever kept. It is as long near 0 as anywhere, so rows that are orthonormal but for
+rounding count as orthonormal, with gradient 0: else an orthonormal start would be moved in a random direction by its
+first step, and in another one wherever a sum was rounded otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_TINY = 1e-12  # norms below it count as 0: the gradient must be 0 there, not 0 / 0
+_ROUNDING = 1e-6  # norms below it, times the rows, count as 0: their direction is made of rounding
 
 
 @dataclass(frozen=True)
@@ -106,4 +108,4 @@ def _norms_and_slope(x: Tensor, layout: Frames) -> tuple[Tensor, Tensor]:
     if layout.counts is not None:
         excess.mul_(layout.counts)
     norms = torch.linalg.vector_norm(excess, dim=(1, 2), keepdim=True)
-    return norms.flatten(), excess.div_(norms.clamp_min(_TINY))
+    return norms.flatten(), excess.div_(norms.masked_fill(norms <= _ROUNDING * excess.shape[-1], torch.inf))
