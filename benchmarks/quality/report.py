@@ -5,27 +5,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.quality.rank_figure import agreement, confirmed_ranks, parts
 from benchmarks.quality.results import Results
-from benchmarks.quality.tables import confirmed, covered, examples_needed, screened, verdict
+from benchmarks.quality.tables import OURS, confirmed, covered, examples_needed, screened, verdict
 
 
 def report(results: Results) -> str:
     """Every table that the lines give, under its heading."""
     ranks = sorted({key.rank for key in results})
-    parts: list[tuple[str, str]] = []
+    if not ranks:
+        return ""
+    sections: list[tuple[str, str]] = []
     for rank in ranks:
-        parts.append(
+        sections.append(
             (f"Test rows, r̄ = {rank}: mean ± standard deviation (difference to LoRA)", confirmed(results, rank))
         )
-        parts.append(
+        sections.append(
             (f"Training examples to LoRA's final validation score, r̄ = {rank}", examples_needed(results, rank))
         )
-        parts.append(
+        sections.append(
             (f"Differences that decide, r̄ = {rank}", "\n".join(f"- {line}" for line in verdict(results, rank)))
         )
-    parts.append(("Share of the distance from frozen to full fine-tuning, in per cent", covered(results)))
-    parts += [(f"Search on validation, one seed, r̄ = {rank} (best rate)", screened(results, rank)) for rank in ranks]
-    return "\n\n".join(f"**{title}**\n\n{body}" for title, body in parts if body)
+    sections.append(("Share of the distance from frozen to full fine-tuning, in per cent", covered(results)))
+    sections.append((f"Where the rank went, r̄ = {ranks[0]}", where(results, ranks[0])))
+    sections += [(f"Search on validation, one seed, r̄ = {rank} (best rate)", screened(results, rank)) for rank in ranks]
+    return "\n\n".join(f"**{title}**\n\n{body}" for title, body in sections if body)
+
+
+def where(results: Results, rank: int) -> str:
+    """Mean rank of kinds of matrices, and how far runs agree on the rank of each matrix."""
+    found = confirmed_ranks(results, OURS, rank)
+    if not found:
+        return ""
+    means = ", ".join(f"{name} {value:.2f}" for name, value in parts(found).items())
+    correlations = ", ".join(f"{name} {value:.2f}" for name, value in agreement(found).items() if value is not None)
+    return f"- Mean rank: {means}.\n- Correlation of the ranks of all matrices between two runs: {correlations}."
 
 
 def summary(results: Results) -> str:

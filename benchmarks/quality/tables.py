@@ -35,7 +35,7 @@ def confirmed(results: Results, rank: int) -> str:
     for method in METHODS:
         row: dict[str, Any] = {"method": method}
         for task in tasks:
-            row[task] = _cell(scores(results, task, method, rank), scores(results, task, REFERENCE, rank))
+            row[task] = _cell(task, scores(results, task, method, rank), scores(results, task, REFERENCE, rank))
         if any(row[task] for task in tasks):
             rows.append(row)
     return table(rows) if rows else ""
@@ -87,7 +87,7 @@ def verdict(results: Results, rank: int) -> list[str]:
             pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
             if pairs:
                 difference = mean(a - b for a, b in pairs)
-                lines.append(f"{task}, r̄ {rank}: {OURS} − {rival} = {_plain(difference, sign=True)}")
+                lines.append(f"{task}, r̄ {rank}: {OURS} − {rival} = {_plain(difference, task, sign=True)}")
     return lines
 
 
@@ -110,16 +110,16 @@ def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
 
 
 def _searched(results: Results, key: Key) -> str:
-    return f"{_plain(merit(results[key], TASKS[key.task].metric)[0])} ({key.rate:.0e})"
+    return f"{_plain(merit(results[key], TASKS[key.task].metric)[0], key.task)} ({key.rate:.0e})"
 
 
-def _cell(mine: Mapping[int, float], reference: Mapping[int, float]) -> str:
+def _cell(task: str, mine: Mapping[int, float], reference: Mapping[int, float]) -> str:
     if not mine:
         return ""
     values = list(mine.values())
-    spread = f" ± {_plain(stdev(values))}" if len(values) > 1 else ""
+    spread = f" ± {_plain(stdev(values), task)}" if len(values) > 1 else ""
     shared = [mine[seed] - reference[seed] for seed in mine if seed in reference]
-    return f"{_plain(mean(values))}{spread}" + (f" ({_plain(mean(shared), sign=True)})" if shared else "")
+    return f"{_plain(mean(values), task)}{spread}" + (f" ({_plain(mean(shared), task, sign=True)})" if shared else "")
 
 
 def _share(results: Results, task: str, method: str, rank: int) -> str:
@@ -146,6 +146,6 @@ def _first_step(entry: dict[str, Any], task: str, goal: float) -> int | None:
     return next((point["step"] for point in curve if point[metric] >= goal), None)
 
 
-def _plain(value: float, *, sign: bool = False) -> str:
-    digits = 1 if abs(value) >= 1.5 else 3
+def _plain(value: float, task: str, *, sign: bool = False) -> str:
+    digits = 3 if TASKS[task].metric == "exact_match" else 1  # a share, or per cent
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"

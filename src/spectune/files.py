@@ -1,7 +1,7 @@
 """Writing so that a reader finds the old or the new, never half: temporary names, flushes, renames.
 
 A name that ends in `.partial` is being written, one that ends in `.old` is being removed; `tidy` clears what a killed
-process left of both. A link in the place of a file is replaced, never written through.
+process left of both. A link in the place of a file is replaced, never written through; devices and pipes are written.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one piece."""
+    if _is_stream(path):
+        path.write_bytes(content)
+        return
     partial = path.with_name(path.name + PARTIAL)
     try:
         write_new(partial, content)
@@ -75,6 +78,11 @@ def write_bytes(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a rename would put a file in the place of a device, a pipe, or what `/dev` has for the output."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def write_new(path: Path, content: bytes) -> None:

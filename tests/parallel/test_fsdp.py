@@ -66,7 +66,14 @@ def texts(directory: Path) -> list[tuple[str, str | None]]:
     ("base", "accumulation", "batch", "init"), [("t5", 1, 2, "gradient"), ("bart", 2, 32, "random")]
 )
 def test_the_same_run(
-    group: Group, deep: dict[str, Path], table: Path, tmp_path: Path, base: str, accumulation: int, batch: int, init: str
+    group: Group,
+    deep: dict[str, Path],
+    table: Path,
+    tmp_path: Path,
+    base: str,
+    accumulation: int,
+    batch: int,
+    init: str,
 ) -> None:
     """Nine rows to evaluate: five batches for two processes, or one, so that a process only takes part.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,18 @@ def test_damage_is_seen(tmp_path: Path, damage: str) -> None:
         (final / ("a.txt" if damage == "remove" else "manifest.json")).unlink()
     with pytest.raises(RunError, match=r"a\.txt|manifest"):
         verify_manifest(final)
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    """And with it a device: a file renamed to its place would be the end of `/dev/null`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "content")
+    assert os.read(reader, 100) == b"content"
+    os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def test_other_peoples_files_stay(tmp_path: Path) -> None:

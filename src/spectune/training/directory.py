@@ -11,6 +11,7 @@ from pathlib import Path
 
 from spectune.errors import RunError
 from spectune.files import remove, tidy
+from spectune.launch import launched
 from spectune.manifest import MANIFEST
 from spectune.training.lock import locked
 
@@ -65,7 +66,8 @@ class RunDirectory:
         """What to do after a run was stopped: the command that goes on, if there is something to go on from."""
         if not self.holds_checkpoints:
             return "nothing was saved yet; start it again"
-        return f"continue with: spectune train {shlex.quote(str(self.root / 'run.yaml'))} --resume"
+        launcher = " (started by the launcher as before)" if launched() else ""
+        return f"continue with: spectune train {shlex.quote(str(self.root / 'run.yaml'))} --resume{launcher}"
 
     def check(self, *, resume: bool, overwrite: bool) -> None:
         """Refuse a directory that must not be written.
