@@ -21,7 +21,7 @@ def confirmed_ranks(results: Results, method: str, rank: int) -> dict[str, list[
     """The final ranks of each seed, by task."""
     found: dict[str, list[Ranks]] = {}
     for key in results:
-        if (key.stage, key.method, key.rank) == ("confirm", method, rank):
+        if (key.stage, key.method, key.rank) == ("confirm", method, rank) and "ranks" in results[key]:
             found.setdefault(key.task, []).append(results[key]["ranks"])
     return found
 

@@ -77,18 +77,18 @@ def examples_needed(results: Results, rank: int) -> str:
     return table(rows) if rows else ""
 
 
-def verdict(results: Results, rank: int) -> list[str]:
-    """Lines that say, task by task, whether ours is at or above each rival."""
-    lines = []
+def verdict(results: Results, rank: int) -> str:
+    """Ours less each rival, task by task: the mean of the differences, seed by seed."""
+    rows = []
     for task in _tasks(results, "confirm", rank):
-        ours = scores(results, task, OURS, rank)
+        ours, row = scores(results, task, OURS, rank), {"task": task}
         for rival in RIVALS:
             theirs = scores(results, task, rival, rank)
             pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
-            if pairs:
-                difference = mean(a - b for a, b in pairs)
-                lines.append(f"{task}, r̄ {rank}: {OURS} − {rival} = {_plain(difference, task, sign=True)}")
-    return lines
+            row[f"less {rival}"] = _plain(mean(a - b for a, b in pairs), task, sign=True) if pairs else ""
+        if any(list(row.values())[1:]):
+            rows.append(row)
+    return table(rows) if rows else ""
 
 
 def scores(results: Results, task: str, method: str, rank: int) -> dict[int, float]:
