@@ -67,7 +67,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     if _is_stream(path):
         path.write_bytes(content)
         return
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # others may write the same file
     try:
         write_new(partial, content)
         os.replace(partial, path)

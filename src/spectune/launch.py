@@ -35,6 +35,11 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0) if world_size() > 1 else 0
 
 
+def local_size() -> int:
+    """The number of processes on this machine, where the launcher tells; else 0."""
+    return _number("LOCAL_WORLD_SIZE", 0) if world_size() > 1 else 0
+
+
 @contextmanager
 def alone() -> Iterator[None]:
     """Inside, this process works by itself, whatever started it: for what one of several processes does alone."""

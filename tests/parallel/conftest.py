@@ -156,7 +156,8 @@ def same_end(config: Config, whole: Path) -> bool:
 def every_step(group: Group, config: Config) -> Path:
     """A run of two processes that nothing stops, with a checkpoint of every step."""
     config["train"] |= {"save_steps": 1, "save_total_limit": 20}
-    assert [one["error"] for one in group.run(2, config)] == [None, None]
+    found = group.run(2, config)
+    assert [one["error"] for one in found] == [None, None], [one.get("message") for one in found]
     return Path(config["train"]["output_dir"])
 
 

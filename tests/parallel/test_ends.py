@@ -70,6 +70,21 @@ def test_a_killed_process_ends_the_others(group: Group, config: Config, whole: P
     assert same_end(config, whole)
 
 
+def test_a_stream_that_breaks_off_in_one_process(group: Group, config: Config, tmp_path: Path) -> None:
+    """The others have read their windows by then; all of them go on from before these."""
+    config["data"]["validation_split"] = None
+    config["data"] |= {"streaming": True, "shuffle_buffer_size": 8}
+    config["adapter"]["init"] = "random"
+    whole = every_step(group, changed(config, train={"output_dir": str(tmp_path / "whole")}))
+    found = group.run(2, config, rank1={"fault": ("stream", 6)})
+    assert [one["error"] for one in found] == ["ElsewhereError", "DataError"], found
+    assert found[1]["message"].startswith("the stream has broken off; continue with: spectune train ")
+    assert [path.name for path in (Path(config["train"]["output_dir"]) / "checkpoints").iterdir()] == ["step-5"]
+    found = group.run(2, config, resume=True)
+    assert [one["error"] for one in found] == [None, None], found
+    assert same_end(config, whole)
+
+
 def changed(config: Config, **sections: dict[str, Any]) -> Config:
     return {name: values | sections.get(name, {}) for name, values in config.items()}
 
@@ -87,6 +102,19 @@ def test_another_setting_in_a_process_is_refused(group: Group, config: Config) -
     found = group.run(2, config, rank1={"config": changed(config, train={"save_steps": 3})})
     [message] = [one["message"] for one in found if one["error"] == "RunError"]
     assert "train.save_steps differs" in message
+
+
+def test_what_the_first_collectives_depend_on_is_compared_before_them(group: Group, config: Config) -> None:
+    for other in ({"config": changed(config, train={"fsdp": True})}, {"resume": True}):
+        found = group.run(2, config, rank1=other)
+        assert "RunError" in [one["error"] for one in found], found
+        [message] = [one["message"] for one in found if one["error"] == "RunError"]
+        assert message.startswith(
+            (
+                "the processes do not run the same: train.fsdp differs",
+                "the processes do not run the same: --resume differs",
+            )
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +27,8 @@ import spectune
 from spectune.adapter import initialization
 from spectune.cli import main as command
 from spectune.data.prepare import texts_to_examples
-from spectune.errors import Interrupted, UserError
+from spectune.data.stream_loader import StreamLoader
+from spectune.errors import DataError, Interrupted, UserError
 from spectune.training import loop, saving
 from spectune.training.parallel import Processes
 from spectune.training.progress import Reporter
@@ -90,8 +91,16 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
         go_wrong({"fault": task.get("fault_of_pass", (None, 0))}, passes[0], None)
         return agree_once(self, wishes)
 
+    def windows(self: StreamLoader) -> Iterator[Any]:
+        for number, window in enumerate(windows_once(self), start=1):
+            if task.get("fault") == ["stream", number]:
+                raise DataError("the stream has broken off")
+            yield window
+
     leading_once, agree_once, passes = initialization.leading, Processes.agree, [0]
+    windows_once = StreamLoader.__iter__
     with (
+        patch.object(StreamLoader, "__iter__", windows),
         patch.object(initialization, "leading", leading),
         patch("spectune.training.finish.prove_reload", proof_in_this_process),
         patch.object(loop_module, "training_step", step),
@@ -189,7 +198,6 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         os.environ.update(task["environment"])
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a run that ended early has it ignored
         if dist.is_initialized():  # accelerate's group of one, of a run that was alone
             dist.destroy_process_group()
         PartialState._reset_state()

@@ -10,7 +10,7 @@ import io
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import typer
 
@@ -19,6 +19,7 @@ from spectune.cli.arguments import with_resume_value
 from spectune.errors import ElsewhereError, Interrupted, UserError, one_line
 from spectune.files import circumstance
 from spectune.launch import alone, launched, rank, speaks
+from spectune.training.signals import ignore_signals
 
 __all__ = ["main"]
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not _has_work(arguments):
         return 0
     try:
-        with _apart(arguments):
+        with _apart(arguments), _leaving() if argv is None else nullcontext():
             status = app(args=arguments, prog_name="spectune", standalone_mode=False)
     except ElsewhereError:
         return 2
@@ -70,6 +71,17 @@ def _apart(arguments: Sequence[str]) -> Iterator[None]:
     print(f"spectune: note: one process does this alone; they share {', '.join(_SHARED)}", file=sys.stderr)
     with alone():
         yield
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Where what is inside fails, the process ends: the launcher, which ends all others then, lets it say why."""
+    try:
+        yield
+    except BaseException:
+        if launched():
+            ignore_signals()
+        raise
 
 
 def _refuse(message: str) -> int:

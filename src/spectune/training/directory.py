@@ -64,6 +64,8 @@ class RunDirectory:
 
     def resume_hint(self) -> str:
         """What to do after a run was stopped: the command that goes on, if there is something to go on from."""
+        if launched() and not self.root.exists():  # it lies on the machine of process 0
+            return "add --resume if the run directory of process 0 has checkpoints"
         if not self.holds_checkpoints:
             return "nothing was saved yet; start it again"
         launcher = " (started by the launcher as before)" if launched() else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from spectune.config import RunConfig
 from spectune.data.assembly import TrainingStream, Window
-from spectune.errors import DataError, Interrupted, RunError
+from spectune.errors import DataError, ElsewhereError, Interrupted, RunError
 from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.metrics import higher_is_better
 from spectune.training.checkpoint import Trained
@@ -50,6 +51,10 @@ class Loop:
     metric: str
     fingerprint: dict[str, Any]
     processes: Processes = ALONE
+    streamed: bool = False
+    """Whether the loader may fail, for it reads as it goes."""
+    place: dict[str, Any] | None = None
+    """The loader's state before a window that will not be taken."""
     progress: Progress = field(default_factory=Progress)
     losses: PhaseLosses = field(default_factory=PhaseLosses)
     latest: tuple[int, Evaluation] | None = None
@@ -86,9 +91,9 @@ class Loop:
         windows = iter(self.loader)
         while self.progress.step < schedule.total_step:
             step = self.progress.step + 1
+            window = self._next(windows)
             if step == 1 or schedule.phase(step) != schedule.phase(step - 1):
                 self._enter_phase(step)
-            window = self._next(windows)
             with memory_explained(self.config, "training"):
                 result = training_step(
                     self.model,
@@ -113,12 +118,20 @@ class Loop:
                 break
 
     def _next(self, windows: Iterator[Window]) -> Window:
-        """The next window; where a stream breaks off or holds a row that must be mended, the state is saved first."""
+        """The next window; where a stream breaks off or holds a row that must be mended, the state is saved first.
+
+        It may break off in one process alone, so all of them hear of it, and save together.
+        """
+        shared = self.streamed and self.processes.several
+        before = self.loader.state_dict() if shared else None
         try:
-            return next(windows)
-        except DataError as error:
+            return self.processes.together(partial(next, windows)) if shared else next(windows)
+        except (DataError, ElsewhereError, Interrupted) as error:
+            self.place = before
             if self.progress.step and self.saved_step != self.progress.step:
                 save_loop(self, due=False)
+            if not isinstance(error, DataError):
+                raise
             raise DataError(f"{error}; {RunDirectory(self.checkpoints.parent).resume_hint()}") from None
 
     # ---- moments

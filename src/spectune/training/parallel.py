@@ -11,6 +11,8 @@ waiting. They are looked at where something is exchanged anyway.
 from __future__ import annotations
 
 import hashlib
+import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -20,12 +22,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spectune.errors import ElsewhereError, Interrupted, RunError, UserError, first_line
-from spectune.launch import rank, world_size
+from spectune.launch import rank, said_once, world_size
 from spectune.training.leaving import let_go
 from spectune.training.meeting import meet
 from spectune.training.signals import Stop
 
 T = TypeVar("T")
+
+_PARTING = 10.0  # seconds that leaving a group may take after a failure
+_GONE = re.compile("peer|[Bb]roken pipe|[Tt]imed out|timeout")
+_meetings = [0]
+"""How many there were in this program: a caller's group may live through several."""
 
 _SPOKEN, _ELSEWHERE = "spectune/spoken", "another process of the run says what is wrong"
 
@@ -195,12 +202,15 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
     if world_size() == 1:
         yield ALONE
         return
-    started = meet(use_cpu)
-    stop.patient = True
+    with said_once():
+        started = meet(use_cpu)
+    stop.patient, ended = True, False
+    _meetings[0] += 1
     try:
         yield Processes(rank(), world_size(), stop)
         with collective():
             dist.all_reduce(torch.zeros(1))  # the launcher ends all when the first one leaves
+        ended = True
     except (ElsewhereError, Interrupted):
         stop.ending = True
         raise
@@ -208,7 +218,7 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         stop.ending, first = True, _may_speak()
         let_go(error)
         if first:
-            raise RunError(f"another process of the run has ended; {hint()}") from None
+            raise RunError(f"another process of the run has ended{_reason(error)}; {hint()}") from None
         raise ElsewhereError(_ELSEWHERE) from None
     except Exception as error:  # a mistake or a bug: said by one process, the first
         stop.ending, first = True, _may_speak()
@@ -219,14 +229,30 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         raise ElsewhereError(_ELSEWHERE) from None
     finally:
         if started:
-            dist.destroy_process_group()
+            _part(ended)
+
+
+def _part(ended: bool) -> None:
+    """Leave the group. After a failure NCCL may wait for processes that wait for this one to be gone."""
+    if ended:
+        dist.destroy_process_group()
+        return
+    leaving = threading.Thread(target=dist.destroy_process_group, daemon=True)
+    leaving.start()
+    leaving.join(_PARTING)
+
+
+def _reason(error: LostError) -> str:
+    """What a collective failed of, in brackets; nothing where it says only that the other one is gone."""
+    text = first_line(error)
+    return "" if _GONE.search(text) else f" ({text})"
 
 
 def _may_speak() -> bool:
     """Whether this process is the first to say what went wrong. Where the store died with a process: it says so too."""
     try:
         store: Any = dist.distributed_c10d._get_default_store()
-        return bool(store.add(_SPOKEN, 1) == 1)
+        return bool(store.add(f"{_SPOKEN}/{_meetings[0]}", 1) == 1)
     except RuntimeError:
         return True
 

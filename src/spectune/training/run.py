@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from transformers import PreTrainedTokenizerBase
 
 from spectune.adapter.initialization import start_from_gradient, start_orthonormal
@@ -80,6 +78,8 @@ def train_run(
     assert outline.data is not None
     session = Session(config, outline, outline.data, RunDirectory(Path(config.train.output_dir)), reporter)
     session.processes = processes
+    # what the first collectives depend on; the rest is compared before the first step
+    processes.check_equal({"--resume": bool(resume)} | _settings(config))
     processes.together(partial(_fit_budget, session))
     with ExitStack() as stack:
         taken = session.paths.taken(resume=bool(resume), overwrite=overwrite)
@@ -176,11 +176,9 @@ def _shard(session: Session, adapted: Adapted) -> None:
 def _make_loop(ready: Ready, stop: Stop) -> Loop:
     session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
-    AcceleratorState._reset_state()  # a process may run several trainings, with another precision each
-    accelerator = Accelerator(cpu=session.device.type == "cpu", mixed_precision=train.mixed_precision)
     options = StepOptions(
         device=session.device,
-        autocast=accelerator.autocast,
+        autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=train.mixed_precision == "bf16"),
         label_smoothing=train.label_smoothing_factor,
         max_grad_norm=train.max_grad_norm,
         penalty_in_scores=config.adapter.penalty_in_scores,
@@ -206,6 +204,7 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
         metric=session.best_metric,
         fingerprint=_fingerprint(ready),
         processes=session.processes,
+        streamed=config.data.streaming,
     )
 
 
@@ -219,9 +218,12 @@ def _journal(session: Session) -> Journal:
 
 def _facts(session: Session, sets: dict[str, TokenizedSet], fingerprint: dict[str, Any]) -> dict[str, Any]:
     """What must be the same in all processes, by name; the machine may be another, and files may lie elsewhere."""
-    flat = flatten(fingerprint) | flatten(session.config.model_dump(mode="json"))
-    flat |= {f"the rows of {name}": one.fingerprint for name, one in sets.items()}
-    return {name: value for name, value in flat.items() if name not in LOCAL}
+    rows = {f"the rows of {name}": one.fingerprint for name, one in sets.items()}
+    return {name: value for name, value in (flatten(fingerprint) | rows).items() if name not in LOCAL}
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    return {name: value for name, value in flatten(config.model_dump(mode="json")).items() if name not in LOCAL}
 
 
 def _fingerprint(ready: Ready) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def _state(loop: Loop, position: int) -> dict[str, Any]:
         "loop": vars(loop.progress),
         "losses": loop.losses.state_dict(),
         "unlogged": loop.unlogged,
-        "loader": loop.loader.state_dict(),
+        "loader": loop.place or loop.loader.state_dict(),
         "journal": position,
     }
 

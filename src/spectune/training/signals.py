@@ -11,15 +11,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from spectune.errors import Interrupted
-from spectune.launch import speaks
+from spectune.launch import launched, speaks
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ECHO = 5.0  # seconds in which a second signal is the first one again, sent on by the launcher
 
 
 class Stop:
@@ -33,8 +35,9 @@ class Stop:
         self.patient = False
         """Signals are only noted, everywhere: there are other processes, which this one must not leave alone."""
         self.ending = False
-        """The run is ending already: a launcher's signal on the way out is ignored, for good."""
+        """The run is ending already: a launcher's signal on the way out is ignored."""
         self._raises = True
+        self._noted = 0.0
 
     @contextmanager
     def noting(self) -> Iterator[None]:
@@ -61,9 +64,11 @@ class Stop:
         if self.ending:
             return
         if self.signum is not None:
+            if launched() and time.monotonic() - self._noted < _ECHO:
+                return
             _say(f"{name} again: ending at once; what was saved is whole")
             os._exit(128 + signum)
-        self.signum = signum
+        self.signum, self._noted = signum, time.monotonic()
         if self._raises and not self.patient:
             raise Interrupted(signum)
         if speaks():
@@ -86,7 +91,13 @@ def catch_signals(stop: Stop | None = None) -> Iterator[Stop]:
         yield stop
     finally:
         for one, handler in before.items():
-            signal.signal(one, signal.SIG_IGN if stop.ending else handler)
+            signal.signal(one, handler)
+
+
+def ignore_signals() -> None:
+    """In a process that is about to end and has something to say before."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
 
 
 def _say(line: str) -> None:
