@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, TypeVar, cast
 
 import torch
@@ -31,8 +32,8 @@ T = TypeVar("T")
 
 _PARTING = 10.0  # seconds that leaving a group may take after a failure
 _GONE = re.compile("peer|[Bb]roken pipe|[Tt]imed out|timeout")
-_meetings = [0]
-"""How many there were in this program: a caller's group may live through several."""
+_reunions = count()
+"""Numbers of the runs in a group of the caller's, whose store lives on."""
 
 _SPOKEN, _ELSEWHERE = "spectune/spoken", "another process of the run says what is wrong"
 
@@ -205,7 +206,7 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
     with said_once():
         started = meet(use_cpu)
     stop.patient, ended = True, False
-    _meetings[0] += 1
+    spoken = _SPOKEN if started else f"{_SPOKEN}/{next(_reunions)}"
     try:
         yield Processes(rank(), world_size(), stop)
         with collective():
@@ -215,13 +216,13 @@ def joined(use_cpu: bool, stop: Stop, hint: Callable[[], str]) -> Iterator[Proce
         stop.ending = True
         raise
     except LostError as error:
-        stop.ending, first = True, _may_speak()
+        stop.ending, first = True, _may_speak(spoken)
         let_go(error)
         if first:
             raise RunError(f"another process of the run has ended{_reason(error)}; {hint()}") from None
         raise ElsewhereError(_ELSEWHERE) from None
     except Exception as error:  # a mistake or a bug: said by one process, the first
-        stop.ending, first = True, _may_speak()
+        stop.ending, first = True, _may_speak(spoken)
         if isinstance(error, UserError):  # of a bug, where it came from is worth more
             let_go(error)
         if first:
@@ -248,11 +249,11 @@ def _reason(error: LostError) -> str:
     return "" if _GONE.search(text) else f" ({text})"
 
 
-def _may_speak() -> bool:
+def _may_speak(key: str) -> bool:
     """Whether this process is the first to say what went wrong. Where the store died with a process: it says so too."""
     try:
         store: Any = dist.distributed_c10d._get_default_store()
-        return bool(store.add(f"{_SPOKEN}/{_meetings[0]}", 1) == 1)
+        return bool(store.add(key, 1) == 1)
     except RuntimeError:
         return True
 
