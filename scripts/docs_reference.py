@@ -65,8 +65,9 @@ def _preset_lines() -> list[str]:
         "",
         "`preset: paper`, `fast` or `best` at the top of the file, or `preset=fast` on the command line: values for",
         "keys that are not written; what is written always wins. Of `init_r` and `target_r`, one that is written",
-        "brings the other with it (2 and 1, 4 and 2, 6 and 4, 12 and 8 as in the paper, else half as much again), and",
-        "`budget` takes the place of `target_r`. The run directory's `run.yaml` holds the values themselves.",
+        "brings the other with it: 2 and 1, 4 and 2, 6 and 4, 12 and 8 for `paper` and `fast`, else half as much",
+        "again; `init_r` is 8 × `target_r` for `best`. `budget` takes the place of `target_r`. The run directory's `run.yaml`",
+        "holds the values themselves.",
         "`paper` is [what the paper does](paper.md); `fast` and `best` are provisional.",
         "",
         f"| key | {' | '.join(PRESETS)} |",
@@ -96,7 +97,8 @@ def commands_page() -> str:
         "# Commands",
         "",
         "`python -m spectune` is the same program. A model, an adapter or a data set may be a local directory or a hub",
-        "id. Exit status 0, or 2 with one line on standard error for a person's mistake, 1 for a bug.",
+        "id. Exit status 0, or 2 with one line on standard error for a person's mistake, 1 for a bug; 130 or 143 after",
+        "SIGINT or SIGTERM.",
     ]
     root: Any = typer.main.get_command(app)
     for name, command in root.commands.items():

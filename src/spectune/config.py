@@ -38,7 +38,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the frozen base; `auto` takes bfloat16 where this machine multiplies it faster."""
     quantization: Literal["int8", "nf4"] | None = None
-    """Linear maps of the frozen base in 8 or 4 bits, by the bitsandbytes library (`pip install 'spectune[quant]'`)."""
+    """Linear maps of the frozen base in 8 or 4 bits, by the bitsandbytes library (`pip install bitsandbytes`)."""
     trust_remote_code: bool = False
     """Let the base model bring code of its own from the hub."""
     global_attention: Literal["auto", "none"] = "auto"

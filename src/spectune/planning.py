@@ -245,8 +245,7 @@ def _streaming_notes(config: RunConfig) -> list[str]:
 def _check_library(config: RunConfig) -> None:
     if config.model.quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(
-            f"model.quantization {config.model.quantization} needs the bitsandbytes library; "
-            "pip install 'spectune[quant]' brings it"
+            f"model.quantization {config.model.quantization} needs the bitsandbytes library; pip install bitsandbytes"
         )
 
 

@@ -43,6 +43,10 @@ _NICKNAMES = {
     "name": "model.model_name_or_path",
     "file": "data.train_file",
     "labels": "data.label_names",
+    "bf16": "train.mixed_precision",
+    "fp16": "train.mixed_precision",
+    "generation_num_beams": "evaluation.num_beams",
+    "max_length": "data.max_source_length or data.max_target_length",
     "prefix": "data.source_prefix",
     PRESET: f"{PRESET}, outside the sections",
 }
@@ -215,7 +219,7 @@ def _nearest(name: str, known: list[str], prefix: str = "") -> str:
     keys = {key: section for section, model in SECTIONS.items() for key in model.model_fields}
     far = [f"{keys[match]}.{match}" for match in difflib.get_close_matches(name, keys, n=1, cutoff=0.75)]
     nickname = [_NICKNAMES[name]] if name in _NICKNAMES else []
-    guesses = [*elsewhere, *nickname, *near, *far]
+    guesses = [*nickname, *elsewhere, *near, *far]
     return f"; did you mean {guesses[0]}?" if guesses else f"; known are {', '.join(known)}"
 
 
