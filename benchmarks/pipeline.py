@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -111,14 +111,17 @@ def contenders() -> dict[str, Callable[..., Any]]:
     return found
 
 
-def measure(job: Job, rounds: int, warm_up: int = 0) -> tuple[list[dict[str, Any]], Timings]:
-    """Run all contenders in turn; rows for the table.
+def measure(
+    job: Job, rounds: int, warm_up: int = 0, chosen: Sequence[str] = ()
+) -> tuple[list[dict[str, Any]], Timings]:
+    """Run the contenders in turn, or of them those that are named and spectune's; rows for the table.
 
     Raises:
         SystemExit: contenders saw other examples or made other steps.
     """
     outcomes: dict[str, Outcome] = {}
-    names = contenders()
+    every = contenders()
+    names = {name: work for name, work in every.items() if not chosen or name in chosen or name.startswith("spectune")}
 
     def run(name: str) -> float:
         outcome = outcomes[name] = Outcome()
@@ -169,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--contender", nargs="+", choices=list(contenders()), default=[], help="fewer than all")
     options = parser.parse_args(arguments)
     hub_logging.set_verbosity_error()
     hub_logging.disable_progress_bar()
@@ -183,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
             learning_rate=options.learning_rate,
             scratch=Path(scratch),
         )
-        rows, timings = measure(job, options.rounds)
+        rows, timings = measure(job, options.rounds, chosen=options.contender)
     print(table(rows))
     facts = {"rows": len(job.train.examples), "validation_rows": len(job.validation.examples), "steps": job.steps}
     name = f"pipeline-{options.shape}-{options.task}"
