@@ -77,6 +77,11 @@ def test_the_reloaded_adapter_writes_the_same_texts(saved: Saved) -> None:
     assert sorted((path.name, path.read_bytes()) for path in saved.adapter.iterdir()) == before
 
 
+def test_a_base_that_is_spread_over_devices_writes_the_same_texts(saved: Saved) -> None:
+    """Of which there is one here."""
+    assert saved.prove(conditions=replace(CONDITIONS, spread=True)).identical
+
+
 def test_a_changed_adapter_is_found_out(saved: Saved) -> None:
     weights = saved.adapter / "adapter_model.safetensors"
     save_file({name: -3 * tensor for name, tensor in load_file(weights).items()}, weights, metadata={"format": "pt"})
@@ -99,7 +104,7 @@ def test_a_missing_base_ends_in_one_line(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}))
     request = tmp_path / "request.json"
     options = {"threads": 1, "float32_matmul_precision": "highest", "dtype": "float32", "trust_remote_code": False}
-    options |= {"device": "cpu", "quantization": None}
+    options |= {"device": "cpu", "quantization": None, "spread": False}
     request.write_text(json.dumps(options | {"adapter": str(saved.adapter), "answer": str(tmp_path / "answer.json")}))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert reload_child.main(str(request)) == 1

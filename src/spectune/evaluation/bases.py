@@ -24,6 +24,7 @@ def load_base(
     device: str,
     quantization: str | None = None,
     trust_remote_code: bool = False,
+    spread: bool = False,
 ) -> PreTrainedModel:
     """The base model with its weights in `dtype`, on `device`, in evaluation mode.
 
@@ -34,8 +35,10 @@ def load_base(
         device: as torch names it.
         quantization: `int8` or `nf4` for bitsandbytes' linear maps, None for plain ones.
         trust_remote_code: run the code that the model brings.
+        spread: on all GPUs of this machine, one after the other as they are filled, for a base that does not fit one
+            (accelerate's big model inference; PEFT's AdaLoRA does not load on what it offloads to host memory).
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"device_map": "sequential"} if spread else {}
     if quantization is not None:
         options = {"quantization_config": quantization_config(quantization, dtype), "device_map": {"": device}}
     with without_bar():
@@ -44,6 +47,8 @@ def load_base(
         )
     _forget_lengths(loaded)
     _cast_routers(loaded)
+    if spread:
+        return cast(PreTrainedModel, loaded)
     if quantization is None:
         return cast(PreTrainedModel, loaded.to(device))
     _keep_weights(loaded)

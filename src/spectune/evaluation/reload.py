@@ -70,6 +70,8 @@ class Conditions:
     trust_remote_code: bool = False
     quantization: str | None = None
     """Of the base."""
+    spread: bool = False
+    """The base may not fit the device; the child spreads it over all that the machine has."""
 
 
 def prove_reload(

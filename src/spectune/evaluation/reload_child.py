@@ -48,6 +48,7 @@ def generate(request: dict[str, Any]) -> list[str]:
         device=request["device"],
         quantization=request["quantization"],
         trust_remote_code=trusted,
+        spread=request["spread"],
     )
     model = PeftModel.from_pretrained(base, adapter, config=config)
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trusted)

@@ -196,6 +196,7 @@ def _prove(ready: Ready, final: Final) -> ReloadProof:
             threads=torch.get_num_threads(),
             trust_remote_code=session.config.model.trust_remote_code,
             quantization=session.config.model.quantization,
+            spread=session.config.train.fsdp,
         ),
         metric_names=session.metric_names,
         labels=session.labels,
