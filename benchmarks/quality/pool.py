@@ -67,15 +67,15 @@ class Pool:
 
     def _next(self, chain: Key) -> Key | None:
         """The next run of a chain; None at its end."""
-        metric = TASKS[chain.task].metric
+        value = TASKS[chain.task].value
         if chain.stage == "confirm":
-            rate = self._results.best_rate(metric, chain.task, chain.method, chain.rank)
+            rate = self._results.best_rate(value, chain.task, chain.method, chain.rank)
             if rate is None:
                 raise SystemExit(f"no finished search for {chain.method} on {chain.task} at {chain.rank}")
             key = replace(chain, rate=rate)
             return None if key in self._results else key
         tried = {rate: replace(chain, rate=rate) for rate in GRID}
-        found = {rate: merit(self._results[key], metric) for rate, key in tried.items() if key in self._results}
+        found = {rate: merit(self._results[key], value) for rate, key in tried.items() if key in self._results}
         if METHODS[chain.method].kind == "frozen" and found:
             return None
         rate = next_rate(found)
@@ -99,9 +99,9 @@ def _work(key: Key, base: str, points: int) -> dict[str, Any]:
 
 
 def _say(key: Key, found: dict[str, Any]) -> None:
-    metric = TASKS[key.task].metric
-    scores = {name: found[name][metric] for name in ("validation", "test") if name in found}
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    value = TASKS[key.task].value
+    scores = {name: value(found[name]) for name in ("validation", "test") if name in found}
+    shown = "  ".join(f"{name} {score:.4f}" for name, score in scores.items())
     print(
         f"{key.task:14} r {key.rank} seed {key.seed} {key.method:36} {key.rate:.0e}  {shown}  {found['seconds']:.0f} s",
         flush=True,

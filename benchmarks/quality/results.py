@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+Value = Callable[[Mapping[str, float]], float]
+"""The score that decides, of a task's scores by name."""
 
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 """Learning rates of P and Q, or of whatever a method trains; the same for all."""
@@ -60,21 +63,21 @@ class Results:
             file.write(("\n" if self._cut else "") + line + "\n")
         self._cut = False
 
-    def best_rate(self, metric: str, task: str, method: str, rank: int) -> float | None:
+    def best_rate(self, value: Value, task: str, method: str, rank: int) -> float | None:
         """The rate that the search chose on validation; None before the search is over."""
         found = {
-            key.rate: merit(entry, metric)
+            key.rate: merit(entry, value)
             for key, entry in self._lines.items()
             if (key.stage, key.task, key.method, key.rank) == ("search", task, method, rank)
         }
         return max(found, key=found.__getitem__) if found and next_rate(found) is None else None
 
 
-def merit(entry: dict[str, Any], metric: str) -> tuple[float, float]:
-    """Higher is better: the metric, then the loss."""
+def merit(entry: dict[str, Any], value: Value) -> tuple[float, float]:
+    """Higher is better: the value, then the loss."""
     scores = entry["validation"]
     loss = scores.get("eval_loss")
-    return scores[metric], -(loss if loss is not None and loss == loss else float("inf"))
+    return value(scores), -(loss if loss is not None and loss == loss else float("inf"))
 
 
 def next_rate(found: dict[float, tuple[float, float]]) -> float | None:

@@ -22,9 +22,9 @@ def screened(results: Results, rank: int) -> str:
     for method in METHODS:
         row: dict[str, Any] = {"method": method}
         for task in tasks:
-            rate = results.best_rate(TASKS[task].metric, task, method, rank)
-            row[task] = "" if rate is None else _searched(results, Key("search", task, method, rank, 0, rate))
-        if any(row[task] for task in tasks):
+            rate = results.best_rate(TASKS[task].value, task, method, rank)
+            row[_head(task)] = "" if rate is None else _searched(results, Key("search", task, method, rank, 0, rate))
+        if any(row[_head(task)] for task in tasks):
             rows.append(row)
     return table(rows) if rows else ""
 
@@ -35,8 +35,8 @@ def confirmed(results: Results, rank: int) -> str:
     for method in METHODS:
         row: dict[str, Any] = {"method": method}
         for task in tasks:
-            row[task] = _cell(task, scores(results, task, method, rank), scores(results, task, REFERENCE, rank))
-        if any(row[task] for task in tasks):
+            row[_head(task)] = _cell(task, scores(results, task, method, rank), scores(results, task, REFERENCE, rank))
+        if any(row[_head(task)] for task in tasks):
             rows.append(row)
     return table(rows) if rows else ""
 
@@ -81,7 +81,7 @@ def verdict(results: Results, rank: int) -> str:
     """Ours less each rival, task by task: the mean of the differences, seed by seed."""
     rows = []
     for task in _tasks(results, "confirm", rank):
-        ours, row = scores(results, task, OURS, rank), {"task": task}
+        ours, row = scores(results, task, OURS, rank), {"task": _head(task)}
         for rival in RIVALS:
             theirs = scores(results, task, rival, rank)
             pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
@@ -93,15 +93,17 @@ def verdict(results: Results, rank: int) -> str:
 
 def scores(results: Results, task: str, method: str, rank: int) -> dict[int, float]:
     """Test score by seed."""
-    metric = TASKS[task].metric
-    return {key.seed: results[key]["test"][metric] for key in _runs(results, task, method, rank)}
+    value = TASKS[task].value
+    return {key.seed: value(results[key]["test"]) for key in _runs(results, task, method, rank)}
 
 
 def _runs(results: Results, task: str, method: str, rank: int) -> list[Key]:
-    wanted = ("confirm", task, method, rank)
-    if METHODS[method].kind in ("frozen", "full"):  # one number for all ranks
-        return [key for key in results if (key.stage, key.task, key.method) == wanted[:3]]
-    return [key for key in results if (key.stage, key.task, key.method, key.rank) == wanted]
+    """Confirmations at the rate that the search has chosen; a search that went on may have left some at another."""
+    every = [key for key in results if (key.stage, key.task, key.method) == ("confirm", task, method)]
+    if METHODS[method].kind not in ("frozen", "full"):  # these have one number for all ranks
+        every = [key for key in every if key.rank == rank]
+    chosen = {key.rank: results.best_rate(TASKS[task].value, task, method, key.rank) for key in every}
+    return [key for key in every if chosen[key.rank] in (None, key.rate)]
 
 
 def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
@@ -110,7 +112,11 @@ def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
 
 
 def _searched(results: Results, key: Key) -> str:
-    return f"{_plain(merit(results[key], TASKS[key.task].metric)[0], key.task)} ({key.rate:.0e})"
+    return f"{_plain(merit(results[key], TASKS[key.task].value)[0], key.task)} ({key.rate:.0e})"
+
+
+def _head(task: str) -> str:
+    return f"{task}: {TASKS[task].unit}"
 
 
 def _cell(task: str, mine: Mapping[int, float], reference: Mapping[int, float]) -> str:
@@ -137,15 +143,15 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _validation(entry: dict[str, Any], task: str) -> float:
-    return float(entry["validation"][TASKS[task].metric])
+    return TASKS[task].value(entry["validation"])
 
 
 def _first_step(entry: dict[str, Any], task: str, goal: float) -> int | None:
-    metric = TASKS[task].metric
+    value = TASKS[task].value
     curve = [*entry["curve"], {"step": TASKS[task].steps, **entry["validation"]}]
-    return next((point["step"] for point in curve if point[metric] >= goal), None)
+    return next((point["step"] for point in curve if value(point) >= goal), None)
 
 
 def _plain(value: float, task: str, *, sign: bool = False) -> str:
-    digits = 3 if TASKS[task].metric == "exact_match" else 1  # a share, or per cent
+    digits = {"exact_match": 3, "minus loss": 2}.get(TASKS[task].unit, 1)  # a share, nats, or per cent
     return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
