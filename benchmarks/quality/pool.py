@@ -70,6 +70,8 @@ class Pool:
         value = TASKS[chain.task].value
         if chain.stage == "confirm":
             rate = self._results.best_rate(value, chain.task, chain.method, chain.rank)
+            if METHODS[chain.method].kind == "frozen":
+                rate = chain.rate
             if rate is None:
                 raise SystemExit(f"no finished search for {chain.method} on {chain.task} at {chain.rank}")
             key = replace(chain, rate=rate)

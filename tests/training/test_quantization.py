@@ -87,7 +87,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch, bases: dict[str, P
     model = {"model_name_or_path": str(bases["t5"]), "quantization": "nf4"}
     config = load_run_config(None, base={"model": model, "data": {"train_file": str(table)}})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"nf4 needs the bitsandbytes library; pip install 'spectune\[quant\]'"):
+    with pytest.raises(ConfigError, match=r"nf4 needs the bitsandbytes library; pip install bitsandbytes"):
         outline_run(config)
 
 
