@@ -19,8 +19,8 @@ from spectune.adapter.store import Matrix, TripletStore
 
 CHUNK_BYTES = 512 * 2**20  # of gradients of whole matrices held at once
 NUMBER_BYTES = 8  # of an element of their sums
-_EXACT = 1024  # up to this width the full decomposition is cheap
-_OVERSAMPLING, _ITERATIONS = 8, 4
+_EXACT = 256  # up to this width the full decomposition takes milliseconds; at 768 × 3,072 it takes ten times as long as
+_OVERSAMPLING, _ITERATIONS = 16, 4  # that of some random directions, which need not be exact
 
 
 class Triplets(NamedTuple):
