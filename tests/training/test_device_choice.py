@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any
 
@@ -29,6 +30,15 @@ def test_no_gpu_is_nothing_to_speak_of(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_is_not_wanted_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("asked"))
     assert choose_device(use_cpu=True) == (CPU, None)
+
+
+def test_kernels_kept_for_each_shape_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person has set stays."""
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "500")
+    choose_device(use_cpu=True)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "500"
 
 
 def test_a_gpu_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
