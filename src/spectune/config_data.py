@@ -70,7 +70,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         if (self.train_file is None) == (self.dataset_name is None):
-            raise ValueError("give either train_file or dataset_name")
+            raise ValueError("give either train_file or dataset_name (on the command line: --data)")
         if self.text_column is not None and self.source_template is not None:
             raise ValueError("give either text_column or source_template, not both")
         if self.dataset_name is not None and (self.validation_file or self.test_file):
