@@ -1,7 +1,7 @@
 """Writing so that a reader finds the old or the new, never half: temporary names, flushes, renames.
 
 A name that ends in `.partial` is being written, one that ends in `.old` is being removed; `tidy` clears what a killed
-process left of both. A link in the place of a file is replaced, never written through; devices and pipes are written.
+process left of both. A link in the place of a file is replaced, never written through; a device is.
 """
 
 from __future__ import annotations
