@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tests.pieces import unigram_pieces
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 SENTENCES = [
@@ -39,14 +40,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Fast unigram tokenizer of some 200 pieces: <pad> 0, </s> 1 (appended to every text), <unk> 2."""
-    tokenizer = Tokenizer(models.Unigram())
+    """Fast unigram tokenizer of 200 pieces: <pad> 0, </s> 1 (appended to every text), <unk> 2."""
+    tokenizer = Tokenizer(models.Unigram(unigram_pieces(SENTENCES, ["<pad>", "</s>", "<unk>"], 200), unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512

@@ -12,6 +12,7 @@ from typing import Any
 
 import sentencepiece
 import torch
+from tests.pieces import unigram_pieces
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -56,16 +57,6 @@ _T5: dict[str, Any] = {
 Tokenizers = dict[str, Callable[[Sequence[str], Path], Any]]
 
 
-def unigram_pieces(texts: Sequence[str], size: int = 300) -> list[tuple[str, float]]:
-    """Pieces with their log probabilities, the four special ones first."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    vocabulary = json.loads(tokenizer.to_str())["model"]["vocab"]
-    return [(piece, float(score)) for piece, score in vocabulary]
-
-
 def bpe_pieces(texts: Sequence[str], *, byte_level: bool, size: int = 400) -> tuple[dict[str, int], list[Any]]:
     """Vocabulary and merges of a byte-pair encoding, the four special tokens first."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -83,13 +74,15 @@ def bpe_pieces(texts: Sequence[str], *, byte_level: bool, size: int = 400) -> tu
 
 def _mbart(texts: Sequence[str], directory: Path) -> Any:
     codes = ("en_XX", "es_XX", "ro_RO")
-    return MBartTokenizer(vocab=[*unigram_pieces(texts), *((code, 0.0) for code in codes), ("<mask>", 0.0)])
+    return MBartTokenizer(
+        vocab=[*unigram_pieces(texts, SPECIAL, 300), *((code, 0.0) for code in codes), ("<mask>", 0.0)]
+    )
 
 
 def _mbart50(texts: Sequence[str], directory: Path) -> Any:
     # in sentencepiece's order, as a published one comes: the class puts in <pad> and the languages
     unk, bos, eos = ("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0)
-    return MBart50Tokenizer(vocab=[unk, bos, eos, *unigram_pieces(texts)[4:]])
+    return MBart50Tokenizer(vocab=[unk, bos, eos, *unigram_pieces(texts, SPECIAL, 300)[4:]])
 
 
 def _nllb(texts: Sequence[str], directory: Path) -> Any:
@@ -117,7 +110,7 @@ def _bart(texts: Sequence[str], directory: Path) -> Any:
 
 
 def _t5(texts: Sequence[str], directory: Path) -> Any:
-    pieces = unigram_pieces(texts)
+    pieces = unigram_pieces(texts, SPECIAL, 300)
     return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces[4:]], extra_ids=10)
 
 

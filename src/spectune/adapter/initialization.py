@@ -17,8 +17,10 @@ from torch import Tensor, nn
 
 from spectune.adapter.store import Matrix, TripletStore
 
-CHUNK_BYTES = 512 * 2**20  # of gradients of whole matrices held at once
+CHUNK_BYTES = 2**30  # of gradients of whole matrices held at once,
+_MOST_PASSES = 16  # or more, where that many passes over the batches would not do: a quarter of a base in bfloat16
 NUMBER_BYTES = 8  # of an element of their sums
+_BLOCK = 2**17  # elements of a gradient that are added at once
 _EXACT = 256  # up to this width the full decomposition takes milliseconds; at 768 × 3,072 it takes ten times as long as
 _OVERSAMPLING, _ITERATIONS = 16, 4  # that of some random directions, which need not be exact
 
@@ -75,8 +77,9 @@ def start_from_gradient(
 
     Args:
         store: triplets to start; λ is set to 0.
-        backward: runs a few batches forward and backward, with the adapter on (λ is 0, so it adds nothing); called once
-            for each chunk of matrices, so that no more than `CHUNK_BYTES` of gradients exist at a time.
+        backward: runs a few batches forward and backward, with the adapter on (λ is 0, so it adds nothing), the same
+            ones under the same dropout at each call; called once for each chunk of matrices, so that no more than
+            `chunk_bytes` of gradients exist at a time.
         reduce: sums tensors over all processes, in place, where there are several.
     """
     with torch.no_grad():
@@ -122,14 +125,24 @@ class _GradientSum:
         x = inputs[0].detach()
 
         def add(grad: Tensor) -> None:
-            rows = grad.reshape(-1, grad.shape[-1]).float()
-            self.total += rows.t() @ x.reshape(-1, x.shape[-1]).float()
+            _add_product(self.total, grad.reshape(-1, grad.shape[-1]).float(), x.reshape(-1, x.shape[-1]).float())
 
         output.register_hook(add)
 
     def remove(self) -> None:
         """Let the layer go."""
         self._handle.remove()
+
+
+def _add_product(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
+    """total (out, in) += gradsᵀ (out, n) · inputs (n, in), some rows at a time.
+
+    A product in float32 is copied to be added in float64, and fresh memory of that size costs a processor more than the
+    arithmetic: 5 ms a matrix of 768 × 3,072 for 1.
+    """
+    rows = max(1, _BLOCK // total.shape[1])
+    for part, of_part in zip(total.split(rows), grads.split(rows, dim=1), strict=True):
+        part += of_part.t() @ inputs
 
 
 def leading(gradient: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -147,13 +160,19 @@ def _orthonormal(width: int, rank: int) -> Tensor:
     return orthonormal
 
 
+def chunk_bytes(sizes: Sequence[int]) -> int:
+    """The most that gradients of whole matrices take at once, where all of them take `sizes` bytes."""
+    return max(max(sizes), min(sum(sizes), max(CHUNK_BYTES, sum(sizes) // _MOST_PASSES)))
+
+
 def _chunks(matrices: list[Matrix]) -> Iterator[list[Matrix]]:
+    sizes = [NUMBER_BYTES * matrix.layer.out_features * matrix.layer.in_features for matrix in matrices]
+    most = chunk_bytes(sizes)
     chunk: list[Matrix] = []
     size = 0
-    for matrix in matrices:
-        own = NUMBER_BYTES * matrix.layer.out_features * matrix.layer.in_features
+    for matrix, own in zip(matrices, sizes, strict=True):
         size += own
-        if chunk and size > CHUNK_BYTES:
+        if chunk and size > most:
             yield chunk
             chunk, size = [], own
         chunk.append(matrix)

@@ -1,7 +1,7 @@
 """One trained adapter at several budgets: its metrics by generation, against the size of its file.
 
-The adapter is loaded once. A triplet that a budget does not pay for gets λ = 0, which computes what the smaller
-adapter computes.
+The adapter is loaded once. Triplets that a budget does not pay for are cut out of its tensors: with λ = 0 in their
+place products would have other widths than the smaller adapter's, and other last bits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spectune.data.examples import Example
@@ -81,17 +80,17 @@ def sweep(
 
 @contextmanager
 def _only(model: nn.Module, keep: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, λ = 0 for all triplets but those of `keep`."""
-    entries: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
+    """Inside, the adapter has the triplets of `keep` and no others; a load of the smaller adapter has these tensors."""
+    whole: list[tuple[nn.Parameter, Tensor]] = []
+    try:
         for name, stays in keep.items():
             layer: Any = model.get_submodule(PREFIX + name)
-            entry = layer.lora_E["default"]
-            entries.append((entry, entry.detach().clone()))
-            entry.mul_(stays.to(entry.device)[:, None])
-    try:
+            for entries, axis in ((layer.lora_A, 0), (layer.lora_E, 0), (layer.lora_B, 1)):
+                entry = entries["default"]
+                whole.append((entry, entry.data))
+                kept = stays.to(entry.device).nonzero()[:, 0]
+                entry.data = entry.data.index_select(axis, kept)
         yield
     finally:
-        with torch.no_grad():
-            for entry, values in entries:
-                entry.copy_(values)
+        for entry, values in whole:
+            entry.data = values

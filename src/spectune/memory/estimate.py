@@ -122,7 +122,7 @@ def _rehearse_on(
 
 def _gradient_start(model: PreTrainedModel, targets: tuple[str, ...]) -> int:
     """Bytes of the matrices' gradients that are held at once."""
-    from spectune.adapter.initialization import CHUNK_BYTES, NUMBER_BYTES
+    from spectune.adapter.initialization import NUMBER_BYTES, chunk_bytes
 
     sizes = [NUMBER_BYTES * rows * columns for rows, columns in (shape_of(model, name) for name in targets)]
-    return max(max(sizes), min(CHUNK_BYTES, sum(sizes)))
+    return chunk_bytes(sizes)

@@ -7,14 +7,12 @@ import time
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from spectune.adapter.initialization import start_from_gradient, start_orthonormal
 from spectune.base_model import load_tokenizer, read_config, skeleton
 from spectune.config import RunConfig
 from spectune.data.languages import set_languages
@@ -31,9 +29,9 @@ from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
+from spectune.training.attention import training_attention
 from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
-from spectune.training.continuation import start_from_adapter
 from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory, step_of
 from spectune.training.facts import evaluation_facts, start_facts
@@ -52,11 +50,10 @@ from spectune.training.sharding import shard_base, sharding_notes
 from spectune.training.showing import show_adapted, show_row, show_schedule, show_tokens, show_training
 from spectune.training.signals import Stop
 from spectune.training.space import check_space
-from spectune.training.step import StepOptions, window_loss
+from spectune.training.starts import initialize
+from spectune.training.step import StepOptions
 from spectune.training.tokens import longest_target, make_loader, tokenize_splits
 from spectune.training.trackers import tracked
-
-INIT_WINDOWS = 8  # optimizer steps' worth of rows that the gradient of `init: gradient` is summed over
 
 
 def train_run(
@@ -108,7 +105,7 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     with closing(loop.journal), trackers if processes.is_first else nullcontext():
         processes.first(partial(check_space, session, adapted.engine))
         if checkpoint is None:
-            _initialize(ready, loop)
+            initialize(ready, loop)
         _start(ready, loop, checkpoint)
         final = final_evaluation(ready, loop)
         return processes.first(partial(save_and_prove, ready, loop, final))
@@ -176,9 +173,11 @@ def _shard(session: Session, adapted: Adapted) -> None:
 def _make_loop(ready: Ready, stop: Stop) -> Loop:
     session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
+    low = train.mixed_precision == "bf16"
     options = StepOptions(
         device=session.device,
-        autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=train.mixed_precision == "bf16"),
+        autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=low),
+        attention=training_attention(session.device, torch.bfloat16 if low else session.dtype),
         label_smoothing=train.label_smoothing_factor,
         max_grad_norm=train.max_grad_norm,
         penalty_in_scores=config.adapter.penalty_in_scores,
@@ -237,43 +236,6 @@ def _fingerprint(ready: Ready) -> dict[str, Any]:
         name_of(session.dtype),
         session.device,
     )
-
-
-def _initialize(ready: Ready, loop: Loop) -> None:
-    """The informed starts of `adapter.init`; PEFT has drawn the random one already."""
-    session, store = ready.session, ready.adapted.engine.store
-    kind, finished = session.config.adapter.init, session.config.adapter.init_from
-    if finished is not None:
-        base, dtype = session.base_digest, name_of(session.dtype)
-        taken = session.processes.together(partial(start_from_adapter, ready.adapted, finished, base, dtype))
-        session.reporter.line(f"starts from {finished}: {taken:,} triplets taken over")
-    if kind == "orthonormal":
-        start_orthonormal(store)
-    if kind == "gradient":
-        _start_from_gradient(ready, loop)
-    session.processes.copy_from_first(ready.adapted.engine.parameters())
-    if not session.processes.is_first:
-        seed_all(session.config.train.seed + session.processes.rank)  # every process has its own dropout
-
-
-def _start_from_gradient(ready: Ready, loop: Loop) -> None:
-    session = ready.session
-    train = session.config.train
-    loader = make_loader(ready, seed=train.seed + 1)  # a stream of its own: the run's is not advanced
-    # The rows at an epoch's end are cut otherwise for other numbers of processes, and rounded otherwise. Every other
-    # window is whole, unless the data is one short window.
-    batches = train.gradient_accumulation_steps * session.processes.size
-    least = (batches - 1) * train.per_device_train_batch_size
-    whole = list(islice((window for window in islice(loader, 2 * INIT_WINDOWS) if window.rows > least), INIT_WINDOWS))
-    windows = whole or list(islice(make_loader(ready, seed=train.seed + 1), INIT_WINDOWS))
-
-    def backward() -> None:
-        for window in windows:
-            window_loss(ready.adapted.model, window, loop.options)
-        loop.trained.optimizer.zero_grad(set_to_none=True)
-
-    ready.adapted.model.train()
-    start_from_gradient(ready.adapted.engine.store, backward, loop.options.reduce)
 
 
 def _start(ready: Ready, loop: Loop, checkpoint: Path | None) -> None:

@@ -15,6 +15,7 @@ from spectune.adapter.engine import AdaLoraEngine
 from spectune.data.collation import IGNORE_INDEX
 from spectune.data.loader import Window
 from spectune.teacher_forcing import decoder_inputs
+from spectune.training.attention import Attention, as_it_comes
 from spectune.training.optimizer import clip, set_learning_rate, step_unless
 
 
@@ -28,6 +29,7 @@ class StepOptions:
     max_grad_norm: float | None
     penalty_in_scores: bool
     call_order: Literal["paper", "peft"]
+    attention: Attention = as_it_comes
     reduce: Callable[[Sequence[Tensor]], None] | None = None
     """Sums tensors over all processes, in place; None with one process."""
 
@@ -48,25 +50,31 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
     Every micro-batch is divided by the tokens of the whole window, so that k micro-batches of n rows give the gradient
     of one batch of k · n rows.
     """
-    total, base = torch.zeros((), device=options.device), model.get_base_model()
+    total = torch.zeros((), device=options.device)
     for batch in window.batches:
-        moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
-        labels = moved.pop("labels")
-        targets = moved.pop("decoder_labels", labels)
-        with options.autocast():
-            logits = model(**moved, decoder_input_ids=decoder_inputs(base, targets), use_cache=False).logits
-        loss = F.cross_entropy(
-            logits.flatten(0, -2).float(),
-            labels.flatten(),
-            ignore_index=IGNORE_INDEX,
-            reduction="sum",
-            label_smoothing=options.label_smoothing,
-        )
-        loss = loss / window.target_tokens
-        if loss.requires_grad:  # not where layer dropout has left out every adapted layer
-            loss.backward()
+        longest = max(batch["input_ids"].shape[1], batch["labels"].shape[1])
+        with options.attention(longest):  # backward too: a checkpoint computes its layers again there
+            loss = _cross_entropy(model, batch, options) / window.target_tokens
+            if loss.requires_grad:  # not where layer dropout has left out every adapted layer
+                loss.backward()
         total += loss.detach()
     return total
+
+
+def _cross_entropy(model: Any, batch: dict[str, Tensor], options: StepOptions) -> Tensor:
+    """Forward; the sum over the target tokens of a micro-batch, a scalar on the device."""
+    moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
+    labels = moved.pop("labels")
+    inputs = decoder_inputs(model.get_base_model(), moved.pop("decoder_labels", labels))
+    with options.autocast():
+        logits = model(**moved, decoder_input_ids=inputs, use_cache=False).logits
+    return F.cross_entropy(
+        logits.flatten(0, -2).float(),
+        labels.flatten(),
+        ignore_index=IGNORE_INDEX,
+        reduction="sum",
+        label_smoothing=options.label_smoothing,
+    )
 
 
 def _gradients(engine: AdaLoraEngine) -> list[Tensor]:
