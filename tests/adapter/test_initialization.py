@@ -107,6 +107,7 @@ def test_no_more_gradients_at_once_than_the_bound(matrices: int, monkeypatch: py
     model, engine = hosted("bart", layers=2, spread=0.2)
     largest = 8 * 16 * 24
     monkeypatch.setattr(initialization, "CHUNK_BYTES", matrices * largest)
+    monkeypatch.setattr(initialization, "_MOST_PASSES", 1000)
     passes = 0
 
     def backward() -> None:
@@ -120,3 +121,17 @@ def test_no_more_gradients_at_once_than_the_bound(matrices: int, monkeypatch: py
     assert seen.most <= matrices * largest
     assert seen.alive == 0
     assert passes >= sum(4 * m.layer.in_features * m.layer.out_features for m in engine.store.matrices) / seen.most
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([8, 4, 4], 16),  # all of them
+        ([100] * 20, 160),  # no more than the bound
+        ([300, 100], 300),  # but the largest
+        ([100] * 64, 400),  # nor more than sixteen passes
+    ],
+)
+def test_bytes_of_gradients_at_once(sizes: list[int], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initialization, "CHUNK_BYTES", 160)
+    assert initialization.chunk_bytes(sizes) == expected

@@ -28,6 +28,21 @@ def test_fixed_lengths_and_multiples() -> None:
         collate([[5, 1]], None, pad_token_id=0, source_length=1)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [((9, 3), (16, 3)), ((8, 9), (8, 16)), ((17, 33), (20, 40)), ((20, 20), (20, 24))],
+)
+def test_longer_ones_are_rounded_up_within_the_limits(lengths: tuple[int, int], expected: tuple[int, int]) -> None:
+    source, target = ([[7] * length] for length in lengths)
+    plain = collate(source, target, pad_token_id=0)
+    batch = collate(source, target, pad_token_id=0, pad_to_multiple_of=8, limits=(20, 40))
+    assert (batch["input_ids"].shape[1], batch["labels"].shape[1]) == expected
+    for name, fill in (("input_ids", 0), ("attention_mask", 0), ("labels", -100)):
+        own = plain[name].shape[1]
+        assert torch.equal(batch[name][:, :own], plain[name])
+        assert (batch[name][:, own:] == fill).all()
+
+
 def test_no_labels() -> None:
     assert set(collate([[5, 1]], None, pad_token_id=0)) == {"input_ids", "attention_mask"}
     with pytest.raises(ValueError, match="1 sources against 2 targets"):

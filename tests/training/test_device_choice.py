@@ -11,15 +11,14 @@ import torch
 
 from spectune.config import RunConfig
 from spectune.errors import ConfigError
-from spectune.training.device import choose_device, choose_dtype
+from spectune.training.device import choose_device, choose_dtype, multiplied_in, padding_multiple
 
 CPU = torch.device("cpu")
 
 
-def config(dtype: str) -> RunConfig:
-    return RunConfig.model_validate(
-        {"model": {"model_name_or_path": "m", "dtype": dtype}, "data": {"train_file": "t.csv"}}
-    )
+def config(dtype: str, mixed_precision: str = "no", **data: Any) -> RunConfig:
+    model, train = {"model_name_or_path": "m", "dtype": dtype}, {"mixed_precision": mixed_precision}
+    return RunConfig.model_validate({"model": model, "data": {"train_file": "t.csv", **data}, "train": train})
 
 
 def test_no_gpu_is_nothing_to_speak_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,8 +36,26 @@ def test_kernels_kept_for_each_shape_are_few(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "500")
     choose_device(use_cpu=True)
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "256"
     assert os.environ["LRU_CACHE_CAPACITY"] == "500"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mixed_precision", "device", "expected"),
+    [
+        (torch.bfloat16, "no", "cpu", 8),
+        (torch.float32, "bf16", "cpu", 8),
+        (torch.float32, "no", "cpu", 1),
+        (torch.bfloat16, "no", "cuda", 1),
+    ],
+)
+def test_lengths_are_rounded_where_every_shape_costs(
+    dtype: torch.dtype, mixed_precision: str, device: str, expected: int
+) -> None:
+    one = config("auto", mixed_precision=mixed_precision)
+    assert padding_multiple(one.data, torch.device(device), multiplied_in(one, dtype)) == expected
+    one = config("auto", mixed_precision=mixed_precision, pad_to_multiple_of=3)
+    assert padding_multiple(one.data, torch.device(device), multiplied_in(one, dtype)) == 3
 
 
 def test_a_gpu_that_fails_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

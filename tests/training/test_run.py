@@ -15,6 +15,7 @@ from tests.training.conftest import Run, journal
 from transformers import AutoModelForSeq2SeqLM
 
 import spectune
+from spectune.adapter import initialization
 from spectune.errors import ConfigError, RunError
 from spectune.manifest import sha256, verify_manifest
 
@@ -70,6 +71,16 @@ def test_same_seed_same_bytes(run: Run, tmp_path: Path) -> None:
     other = run(train={"output_dir": str(tmp_path / "c"), "seed": 7})
     weights = [sha256(result.adapter / "adapter_model.safetensors") for result in (first, second, other)]
     assert weights[0] == weights[1] != weights[2]
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_a_gradient_start_in_one_pass_is_that_in_many(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass sees the same rows under the same dropout, and training draws what it would have drawn."""
+    adapters = []
+    for most in (2**30, 8 * 32 * 48):
+        monkeypatch.setattr(initialization, "CHUNK_BYTES", most)
+        adapters.append(sha256(run(overwrite=True, **VARIANTS["gradient"]).adapter / "adapter_model.safetensors"))
+    assert adapters[0] == adapters[1]
 
 
 VARIANTS: dict[str, dict[str, Any]] = {

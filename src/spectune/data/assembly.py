@@ -62,7 +62,8 @@ class Assembler:
         pad_token_id: int,
         source_length: int | None = None,
         target_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
+        pad_to_multiple_of: int = 1,
+        limits: tuple[int, int] | None = None,
         first_token_global: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -71,6 +72,7 @@ class Assembler:
         Args:
             source_length: pad every source to this many tokens (`padding: max_length`); None: to the batch's longest.
             target_length: likewise for targets.
+            pad_to_multiple_of: round lengths up, within `limits` (see `collate`).
             first_token_global: give LED's `global_attention_mask` with every batch (see `collate`).
             rank: this process, from 0; `world_size` is their number.
         """
@@ -84,6 +86,7 @@ class Assembler:
             source_length=source_length,
             target_length=target_length,
             pad_to_multiple_of=pad_to_multiple_of,
+            limits=limits,
             first_token_global=first_token_global,
         )
 

@@ -18,7 +18,8 @@ def collate(
     source_length: int | None = None,
     target_length: int | None = None,
     ignore_index: int = IGNORE_INDEX,
-    pad_to_multiple_of: int | None = None,
+    pad_to_multiple_of: int = 1,
+    limits: tuple[int, int] | None = None,
     first_token_global: bool = False,
 ) -> dict[str, Tensor]:
     """One batch, padded on the right.
@@ -29,14 +30,16 @@ def collate(
         source_length: pad sources to this many tokens (`padding: max_length`); None: to the longest.
         target_length: likewise for targets.
         ignore_index: fills `labels`; the cross entropy leaves it out.
-        pad_to_multiple_of: round both lengths up to a multiple.
+        pad_to_multiple_of: round both lengths up to a multiple, as `rounded_length` does.
+        limits: of source and target, in tokens, that this must not go beyond.
         first_token_global: also LED's `global_attention_mask` (n × source length), 1 at each row's first token.
 
     Returns:
         `input_ids` (n × source length), `attention_mask` (n × source length; 1 for tokens, 0 for padding) and
         `labels` (n × target length), all int64 on the CPU.
     """
-    sources = _padded(input_ids, pad_token_id, source_length, pad_to_multiple_of)
+    rounding = [(pad_to_multiple_of, limit) for limit in limits or (None, None)]
+    sources = _padded(input_ids, pad_token_id, source_length, *rounding[0])
     lengths = torch.tensor([len(ids) for ids in input_ids], dtype=torch.int64)  # (n,)
     batch = {
         "input_ids": sources,
@@ -47,22 +50,35 @@ def collate(
     if labels is not None:
         if len(labels) != len(input_ids):
             raise ValueError(f"{len(input_ids)} sources against {len(labels)} targets")
-        batch["labels"] = _padded(labels, ignore_index, target_length, pad_to_multiple_of)
+        batch["labels"] = _padded(labels, ignore_index, target_length, *rounding[1])
     return batch
 
 
 def padded_labels(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of target ids as (n × longest) int64 on the CPU, filled up with what the cross entropy leaves out."""
-    return _padded(rows, IGNORE_INDEX, None, None)
+    return _padded(rows, IGNORE_INDEX, None)
 
 
-def _padded(rows: Sequence[Sequence[int]], fill: int, length: int | None, multiple: int | None) -> Tensor:
+def rounded_length(length: int, multiple: int, limit: int | None = None) -> int:
+    """`length` tokens up to a multiple, at most `limit`; what is shorter than `multiple` stays as it is.
+
+    A label of two tokens in eight would cost its decoder, and the logits of a whole vocabulary, four times as much.
+    """
+    return length if length <= multiple else _up_to(length, multiple, limit)
+
+
+def _up_to(length: int, multiple: int, limit: int | None) -> int:
+    rounded = -(-length // multiple) * multiple
+    return rounded if limit is None else max(length, min(rounded, limit))
+
+
+def _padded(
+    rows: Sequence[Sequence[int]], fill: int, length: int | None, multiple: int = 1, limit: int | None = None
+) -> Tensor:
     longest = max(map(len, rows), default=0)
     if length is not None and longest > length:
         raise ValueError(f"a row of {longest} tokens does not fit into {length}")
-    width = longest if length is None else length
-    if multiple is not None:
-        width = -(-width // multiple) * multiple
+    width = rounded_length(longest, multiple, limit) if length is None else _up_to(length, multiple, limit)
     return torch.tensor([[*ids, *[fill] * (width - len(ids))] for ids in rows], dtype=torch.int64).reshape(
         len(rows), width
     )

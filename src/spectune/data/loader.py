@@ -33,7 +33,8 @@ class BatchLoader:
         pad_token_id: int,
         source_length: int | None = None,
         target_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
+        pad_to_multiple_of: int = 1,
+        limits: tuple[int, int] | None = None,
         first_token_global: bool = False,
         source_block: int = 1,
         rank: int = 0,
@@ -46,6 +47,7 @@ class BatchLoader:
             accumulation_steps: micro-batches of one process in a window.
             source_length: pad every source to this many tokens (`padding: max_length`); None: to the batch's longest.
             target_length: likewise for targets.
+            pad_to_multiple_of: round lengths up, within `limits` (see `collate`).
             first_token_global: give LED's `global_attention_mask` with every batch (see `collate`).
             source_block: tokens that the model pads sources to a multiple of, inside itself; rows that fill equally
                 many blocks cost the same there, and are put together by the length of their targets.
@@ -70,6 +72,7 @@ class BatchLoader:
             source_length=source_length,
             target_length=target_length,
             pad_to_multiple_of=pad_to_multiple_of,
+            limits=limits,
             first_token_global=first_token_global,
             rank=rank,
             world_size=world_size,

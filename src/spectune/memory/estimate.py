@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spectune.config import RunConfig
@@ -61,6 +61,7 @@ def memory_of(
         largest: batches to reckon with.
     """
     dtype = _dtype(config, model.config)
+    largest = _rounded(largest, config, dtype)
     peaks, evaluation = _rehearse(config, model, targets, largest, dtype)
     batch = max(peaks, key=lambda shape: peaks[shape])
     return Memory(
@@ -87,6 +88,24 @@ def _dtype(config: RunConfig, base_config: Any) -> torch.dtype:
     named: torch.dtype = getattr(torch, config.model.dtype)
     # BART and its kin look at values in float16, to clamp them, and here are none; bfloat16 is as large
     return torch.bfloat16 if named == torch.float16 else named
+
+
+def _rounded(largest: Largest, config: RunConfig, dtype: torch.dtype) -> Largest:
+    """With training batches padded as the run pads them."""
+    from spectune.data.collation import rounded_length
+    from spectune.training.device import choose_device, multiplied_in, padding_multiple
+
+    data = config.data
+    multiple = padding_multiple(data, choose_device(config.train.use_cpu)[0], multiplied_in(config, dtype))
+    shapes = tuple(
+        BatchShape(
+            shape.rows,
+            rounded_length(shape.source, multiple, data.max_source_length),
+            rounded_length(shape.target, multiple, data.max_target_length),
+        )
+        for shape in largest.training
+    )
+    return replace(largest, training=shapes)
 
 
 def _rehearse(

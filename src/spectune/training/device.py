@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from spectune.config import RunConfig
+from spectune.config_data import DataConfig
 from spectune.errors import ConfigError
 from spectune.training.bfloat16 import bfloat16_gain
 
@@ -16,7 +17,8 @@ _OVERFLOWING = ("t5", "switch_transformers")  # T5 and what is made of it
 CLEAR_GAIN = 1.2  # below, rounding to 8 bits of precision is not worth it
 _WITH_PROMPTS = "mvp with use_prompt"
 _KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")  # of oneDNN, and of torch's layer above it
-_KEPT_KERNELS = "64"
+_KEPT_KERNELS = "256"
+_FEWER_SHAPES = 8  # tokens that lengths are a multiple of
 
 
 def choose_device(use_cpu: bool) -> tuple[torch.device, str | None]:
@@ -39,7 +41,8 @@ def choose_device(use_cpu: bool) -> tuple[torch.device, str | None]:
 
 def _bound_kernel_caches() -> None:
     """oneDNN keeps 1,024 kernels with their work space, one for each shape that it has met in bfloat16: with batches of
-    all lengths that came to 700 MB beside a model of 12, and 64 of them are as fast. It reads this at its first use."""
+    all lengths that came to 700 MB beside a model of 12. These are enough for lengths that are multiples of
+    `_FEWER_SHAPES`. It reads this at its first use."""
     for name in _KERNEL_CACHES:
         os.environ.setdefault(name, _KEPT_KERNELS)
 
@@ -106,6 +109,21 @@ def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if gain < CLEAR_GAIN:
         return torch.float32, f"auto: {device.type} multiplies bfloat16 only {gain:.2f} times as fast"
     return torch.bfloat16, f"auto: {device.type} multiplies bfloat16 {gain:.2f} times as fast"
+
+
+def multiplied_in(config: RunConfig, held: torch.dtype) -> torch.dtype:
+    """What the layers multiply in, where the base is held in `held`."""
+    return torch.bfloat16 if config.train.mixed_precision == "bf16" else held
+
+
+def padding_multiple(data: DataConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """`data.pad_to_multiple_of` with `auto` resolved.
+
+    oneDNN makes a kernel for every shape that it has not kept, in milliseconds; in float32 another library multiplies.
+    """
+    if data.pad_to_multiple_of != "auto":
+        return data.pad_to_multiple_of
+    return _FEWER_SHAPES if device.type == "cpu" and dtype is torch.bfloat16 else 1
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -32,7 +32,7 @@ from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.attention import training_attention
 from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
-from spectune.training.device import choose_device, choose_dtype, kind_of
+from spectune.training.device import choose_device, choose_dtype, kind_of, multiplied_in
 from spectune.training.directory import RunDirectory, step_of
 from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
@@ -173,11 +173,10 @@ def _shard(session: Session, adapted: Adapted) -> None:
 def _make_loop(ready: Ready, stop: Stop) -> Loop:
     session, adapted = ready.session, ready.adapted
     config, train = session.config, session.config.train
-    low = train.mixed_precision == "bf16"
     options = StepOptions(
         device=session.device,
-        autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=low),
-        attention=training_attention(session.device, torch.bfloat16 if low else session.dtype),
+        autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=train.mixed_precision == "bf16"),
+        attention=training_attention(session.device, multiplied_in(config, session.dtype)),
         label_smoothing=train.label_smoothing_factor,
         max_grad_norm=train.max_grad_norm,
         penalty_in_scores=config.adapter.penalty_in_scores,

@@ -19,6 +19,7 @@ from spectune.evaluation.decoding import base_of, padding_id
 from spectune.families import attention_block
 from spectune.formats.digests import serialized_digest
 from spectune.training.bfloat16 import cache_directory
+from spectune.training.device import multiplied_in, padding_multiple
 from spectune.training.session import Ready, Session
 
 
@@ -65,12 +66,14 @@ def _cache(section: DataConfig, tokenizer: PreTrainedTokenizerBase) -> TokenCach
 
 def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
     """The training stream: over rows in memory, or over rows that are read as they are needed."""
-    data, train = ready.session.config.data, ready.session.config.train
-    lengths = {"source_length": data.max_source_length, "target_length": data.max_target_length}
+    session = ready.session
+    data, train = session.config.data, session.config.train
+    limits = (data.max_source_length, data.max_target_length)
     base = base_of(ready.adapted.model)
     padding: dict[str, int] = {
         "pad_token_id": padding_id(base, ready.tokenizer),
-        **(lengths if data.padding == "max_length" else {}),
+        "pad_to_multiple_of": padding_multiple(data, session.device, multiplied_in(session.config, session.dtype)),
+        **(dict(zip(("source_length", "target_length"), limits, strict=True)) if data.padding == "max_length" else {}),
     }
     share = {"rank": ready.session.processes.rank, "world_size": ready.session.processes.size}
     sizes: dict[str, int] = {
@@ -81,13 +84,13 @@ def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
     }
     first = ready.session.first_token_global
     if ready.session.data.stream is None:
-        return BatchLoader(ready.sets["train"], **sizes, **padding, **share, first_token_global=first)
+        return BatchLoader(ready.sets["train"], **sizes, **padding, **share, limits=limits, first_token_global=first)
     return StreamLoader(
         ready.session.data.stream,
         ready.tokenizer,
         max_source_length=data.max_source_length,
         max_target_length=data.max_target_length,
-        assembler=Assembler(**padding, **share, first_token_global=first),
+        assembler=Assembler(**padding, **share, limits=limits, first_token_global=first),
         check=partial(ready.session.vocabulary.check, "train"),
         **sizes,
     )
