@@ -40,8 +40,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Fast unigram tokenizer of 200 pieces: <pad> 0, </s> 1 (appended to every text), <unk> 2."""
-    tokenizer = Tokenizer(models.Unigram(unigram_pieces(SENTENCES, ["<pad>", "</s>", "<unk>"], 200), unk_id=2))
+    """Fast unigram tokenizer of 196 pieces: <pad> 0, </s> 1 (appended to every text), <unk> 2."""
+    tokenizer = Tokenizer(models.Unigram(unigram_pieces(SENTENCES, ["<pad>", "</s>", "<unk>"], 196), unk_id=2))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-_LONGEST = 6  # characters of a piece
+_LONGEST = 4  # characters of a piece
 SPACE = "▁"
 
 

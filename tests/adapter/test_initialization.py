@@ -124,14 +124,17 @@ def test_no_more_gradients_at_once_than_the_bound(matrices: int, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("sizes", "expected"),
+    ("sizes", "whole", "expected"),
     [
-        ([8, 4, 4], 16),  # all of them
-        ([100] * 20, 160),  # no more than the bound
-        ([300, 100], 300),  # but the largest
-        ([100] * 64, 400),  # nor more than sixteen passes
+        ([8, 4, 4], True, 16),  # all of them
+        ([100] * 20, True, 160),  # no more than the bound
+        ([300, 100], True, 300),  # but the largest
+        ([100] * 64, True, 400),  # nor more than sixteen passes
+        ([100] * 64, False, 160),  # unless so much would be as large as the base itself
     ],
 )
-def test_bytes_of_gradients_at_once(sizes: list[int], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_of_gradients_at_once(
+    sizes: list[int], whole: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(initialization, "CHUNK_BYTES", 160)
-    assert initialization.chunk_bytes(sizes) == expected
+    assert initialization.chunk_bytes(sizes, whole=whole) == expected

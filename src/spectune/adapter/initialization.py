@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from spectune.adapter.store import Matrix, TripletStore
 
 CHUNK_BYTES = 2**30  # of gradients of whole matrices held at once,
-_MOST_PASSES = 16  # or more, where that many passes over the batches would not do: a quarter of a base in bfloat16
+_MOST_PASSES = 16  # or, beside a base held whole, a quarter of it in bfloat16: so many passes do then
 NUMBER_BYTES = 8  # of an element of their sums
-_BLOCK = 2**17  # elements of a gradient that are added at once
+_BLOCK = 64  # rows of a gradient that are added at once
 _EXACT = 256  # up to this width the full decomposition takes milliseconds; at 768 × 3,072 it takes ten times as long as
 _OVERSAMPLING, _ITERATIONS = 16, 4  # that of some random directions, which need not be exact
 
@@ -66,7 +66,11 @@ def start_orthonormal(store: TripletStore) -> None:
 
 
 def start_from_gradient(
-    store: TripletStore, backward: Callable[[], None], reduce: Callable[[Sequence[Tensor]], None] | None = None
+    store: TripletStore,
+    backward: Callable[[], None],
+    reduce: Callable[[Sequence[Tensor]], None] | None = None,
+    *,
+    whole: bool = True,
 ) -> None:
     """P and Q from the leading singular vectors of each matrix's gradient ∂L/∂W.
 
@@ -81,11 +85,12 @@ def start_from_gradient(
             ones under the same dropout at each call; called once for each chunk of matrices, so that no more than
             `chunk_bytes` of gradients exist at a time.
         reduce: sums tensors over all processes, in place, where there are several.
+        whole: this process holds the base as it is, neither sharded nor in 8 or 4 bits.
     """
     with torch.no_grad():
         store.values.rows.zero_()
     store.drop_parts()
-    for chunk in _chunks(store.matrices):
+    for chunk in _chunks(store.matrices, whole):
         _start_chunk(store, chunk, backward, reduce)
 
 
@@ -135,12 +140,12 @@ class _GradientSum:
 
 
 def _add_product(total: Tensor, grads: Tensor, inputs: Tensor) -> None:
-    """total (out, in) += gradsᵀ (out, n) · inputs (n, in), some rows at a time.
+    """total (out, in) += gradsᵀ (out, n) · inputs (n, in); on a processor some rows at a time.
 
-    A product in float32 is copied to be added in float64, and fresh memory of that size costs a processor more than the
+    There a product in float32 is copied to be added in float64, and fresh memory of that size costs more than the
     arithmetic: 5 ms a matrix of 768 × 3,072 for 1.
     """
-    rows = max(1, _BLOCK // total.shape[1])
+    rows = _BLOCK if total.device.type == "cpu" else len(total)
     for part, of_part in zip(total.split(rows), grads.split(rows, dim=1), strict=True):
         part += of_part.t() @ inputs
 
@@ -151,7 +156,9 @@ def leading(gradient: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     if min(whole.shape) <= _EXACT:
         left, _, right = torch.linalg.svd(whole, full_matrices=False)
         return left[:, :rank].t(), right[:rank]
-    left, _, right = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_ITERATIONS)
+    with torch.random.fork_rng([whole.device] if whole.is_cuda else []):
+        torch.manual_seed(0)  # the same directions in whatever order, and training draws what it would have drawn
+        left, _, right = torch.svd_lowrank(whole, q=rank + _OVERSAMPLING, niter=_ITERATIONS)
     return left[:, :rank].t(), right[:, :rank].t()
 
 
@@ -160,14 +167,18 @@ def _orthonormal(width: int, rank: int) -> Tensor:
     return orthonormal
 
 
-def chunk_bytes(sizes: Sequence[int]) -> int:
-    """The most that gradients of whole matrices take at once, where all of them take `sizes` bytes."""
-    return max(max(sizes), min(sum(sizes), max(CHUNK_BYTES, sum(sizes) // _MOST_PASSES)))
+def chunk_bytes(sizes: Sequence[int], *, whole: bool) -> int:
+    """The most that gradients of whole matrices take at once, where all of them take `sizes` bytes.
+
+    The same in all processes, as each chunk is a pass that they make together; `whole` as in `start_from_gradient`.
+    """
+    most = max(CHUNK_BYTES, sum(sizes) // _MOST_PASSES) if whole else CHUNK_BYTES
+    return max(max(sizes), min(sum(sizes), most))
 
 
-def _chunks(matrices: list[Matrix]) -> Iterator[list[Matrix]]:
+def _chunks(matrices: list[Matrix], whole: bool) -> Iterator[list[Matrix]]:
     sizes = [NUMBER_BYTES * matrix.layer.out_features * matrix.layer.in_features for matrix in matrices]
-    most = chunk_bytes(sizes)
+    most = chunk_bytes(sizes, whole=whole)
     chunk: list[Matrix] = []
     size = 0
     for matrix, own in zip(matrices, sizes, strict=True):

@@ -99,15 +99,21 @@ def _only_adapter(layer: Any) -> str | None:
 def _as_loaded(layer: Any, name: str, pruned: bool) -> list[Tensor]:
     """A, E and B with the values, and the order in memory, that a load of the saved adapter gives them.
 
-    PEFT makes the entries of a pruned adapter anew, in the precision that the base multiplies in, before it copies the
-    saved ones into them; only then does it turn them into float32. The engine's alias of B is transposed in memory.
+    The engine's alias of B is transposed in memory.
+    """
+    entries = [getattr(layer, kind)[name].detach() for kind in _ENTRIES]
+    return [(as_pruned(layer, entry) if pruned else entry).contiguous() for entry in entries]
+
+
+def as_pruned(layer: Any, entry: Tensor) -> Tensor:
+    """An entry of `layer` as a load rounds it where the adapter's file has a rank pattern.
+
+    PEFT makes the entries of such an adapter anew, in the precision that the base multiplies in, before it copies the
+    saved ones into them; only then does it turn them into float32.
     """
     base = layer.get_base_layer()
     dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
-    entries = [getattr(layer, kind)[name].detach() for kind in _ENTRIES]
-    if pruned and dtype.is_floating_point:
-        entries = [entry.to(dtype).to(entry.dtype) for entry in entries]
-    return [entry.contiguous() for entry in entries]
+    return entry.to(dtype).to(entry.dtype) if dtype.is_floating_point else entry
 
 
 def _forward(own: Mapping[str, Any], *, down: Tensor, up: Tensor, alpha: float, rank: Tensor) -> Forward:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spectune.adapter.peft_inference import as_pruned
 from spectune.data.examples import Example
 from spectune.evaluation.metrics import Metric
 from spectune.evaluation.trained import TrainedAdapter
@@ -80,8 +81,9 @@ def sweep(
 
 @contextmanager
 def _only(model: nn.Module, keep: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the adapter has the triplets of `keep` and no others; a load of the smaller adapter has these tensors."""
+    """Inside, the adapter has the triplets of `keep` and no others; a load of the smaller AdaLoRA has these tensors."""
     whole: list[tuple[nn.Parameter, Tensor]] = []
+    pruned = not all(bool(stays.all()) for stays in keep.values())
     try:
         for name, stays in keep.items():
             layer: Any = model.get_submodule(PREFIX + name)
@@ -89,7 +91,8 @@ def _only(model: nn.Module, keep: Mapping[str, Tensor]) -> Iterator[None]:
                 entry = entries["default"]
                 whole.append((entry, entry.data))
                 kept = stays.to(entry.device).nonzero()[:, 0]
-                entry.data = entry.data.index_select(axis, kept)
+                left = entry.data.index_select(axis, kept)
+                entry.data = as_pruned(layer, left) if pruned else left
         yield
     finally:
         for entry, values in whole:

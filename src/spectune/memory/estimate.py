@@ -68,7 +68,7 @@ def memory_of(
         base=base_bytes(config.model, model, dtype.itemsize),
         adapter=parameters.trainable_at_start * 4 * _COPIES_OF_ADAPTER,
         training=peaks[batch],
-        start=_gradient_start(model, targets) if config.adapter.init == "gradient" else 0,
+        start=_gradient_start(config, model, targets) if config.adapter.init == "gradient" else 0,
         evaluation=evaluation,
         process=_PROCESS + round(_HEAP * max(peaks[batch], evaluation)),
         batch=batch,
@@ -135,13 +135,13 @@ def _rehearse_on(
     packed = quantized_maps(config.model, copied)
     with FakeTensorMode():
         standing: Any = stand_in(copied, config, targets, packed, dtype)
-        peaks = {shape: training_peak(standing, config, shape) for shape in largest.training}
+        peaks = {shape: training_peak(standing, config, shape, dtype) for shape in largest.training}
         return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, largest.beams)
 
 
-def _gradient_start(model: PreTrainedModel, targets: tuple[str, ...]) -> int:
+def _gradient_start(config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...]) -> int:
     """Bytes of the matrices' gradients that are held at once."""
     from spectune.adapter.initialization import NUMBER_BYTES, chunk_bytes
 
     sizes = [NUMBER_BYTES * rows * columns for rows, columns in (shape_of(model, name) for name in targets)]
-    return chunk_bytes(sizes)
+    return chunk_bytes(sizes, whole=config.model.quantization is None and not config.train.fsdp)

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from spectune.config import RunConfig
-from spectune.config_data import DataConfig
+from spectune.config import DataConfig, RunConfig
 from spectune.errors import ConfigError
 from spectune.training.bfloat16 import bfloat16_gain
 

@@ -51,4 +51,5 @@ def _start_from_gradient(ready: Ready, loop: Loop) -> None:
         loop.trained.optimizer.zero_grad(set_to_none=True)
 
     ready.adapted.model.train()
-    start_from_gradient(ready.adapted.engine.store, backward, loop.options.reduce)
+    held_whole = session.sharded is None and session.config.model.quantization is None
+    start_from_gradient(ready.adapted.engine.store, backward, loop.options.reduce, whole=held_whole)
