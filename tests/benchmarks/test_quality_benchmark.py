@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks.quality import rank_figure, tables
 from benchmarks.quality.methods import BASELINES, METHODS
-from benchmarks.quality.report import marks, write_between
+from benchmarks.quality.report import main_rank, marks, write_between
 from benchmarks.quality.results import GRID, Key, Results, next_rate
 from benchmarks.quality.tasks import TASKS, Ground
 from benchmarks.quality.training import run
@@ -26,9 +26,16 @@ def tiny(data_root: Path) -> Ground:
 
 
 def line(
-    stage: str, method: str, *, seed: int = 0, rate: float = 1e-2, test: float = 0.5, task: str = "clinc150"
+    stage: str,
+    method: str,
+    *,
+    seed: int = 0,
+    rate: float = 1e-2,
+    test: float = 0.5,
+    task: str = "clinc150",
+    rank: int = 2,
 ) -> str:
-    key = {"stage": stage, "task": task, "method": method, "rank": 2, "seed": seed, "rate": rate}
+    key = {"stage": stage, "task": task, "method": method, "rank": rank, "seed": seed, "rate": rate}
     scores = {"exact_match": test, "eval_loss": 1.0}
     curve = [{"step": 100, "exact_match": test / 2}, {"step": 200, "exact_match": test}]
     return json.dumps({"key": key, "validation": scores, "test": scores, "curve": curve})
@@ -125,6 +132,16 @@ def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="has none of the marks"):
         write_between(page, Results(lines))
+
+
+def test_the_main_budget_is_that_of_most_tasks(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    assert main_rank(Results(path)) is None
+    path.write_text(line("confirm", "spectune", rank=1) + "\n" + line("search", "spectune", rank=1, task="scan"))
+    assert main_rank(Results(path)) == 1
+    more = [line("confirm", "spectune", rank=rank, task=task) for rank in (4, 2) for task in ("clinc150", "scan")]
+    path.write_text("\n".join([line("confirm", "spectune", rank=1), *more]))
+    assert main_rank(Results(path)) == 2
 
 
 def test_the_ranks_are_drawn_and_compared(tmp_path: Path) -> None:
