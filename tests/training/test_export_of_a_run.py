@@ -45,6 +45,17 @@ def test_its_scores_decide(run: Run, table: Path, tmp_path: Path) -> None:
     assert found.points[0].metrics == spectune.evaluate(result.directory, table).metrics
 
 
+def test_a_sweep_rounds_as_a_load_of_the_export_does(run: Run, table: Path, tmp_path: Path) -> None:
+    """PEFT rounds an adapter to a bfloat16 base where its file has a rank pattern: the whole one has none here."""
+    result = run(model={"dtype": "bfloat16"}, adapter={"init_r": 2})
+    assert not SavedAdapter.read(result.adapter).config["rank_pattern"]
+    small = spectune.export(result.directory, tmp_path / "small", format="adalora", target_rank=1)
+    assert SavedAdapter.read(small.directory).config["rank_pattern"]
+    found = spectune.export_sweep(result.directory, table, target_ranks=[2, 1], format="adalora")
+    assert found.points[0].metrics == spectune.evaluate(result.directory, table).metrics
+    assert found.points[1].metrics == spectune.evaluate(small.directory, table).metrics
+
+
 def test_texts_and_settings_come_along(run: Run, tmp_path: Path) -> None:
     result = run(base="bart", data={"max_source_length": 48}, model={"dtype": "float32"})
     expected = spectune.predict(result.adapter, SOURCES)
