@@ -38,8 +38,8 @@ def collate(
         `input_ids` (n × source length), `attention_mask` (n × source length; 1 for tokens, 0 for padding) and
         `labels` (n × target length), all int64 on the CPU.
     """
-    rounding = [(pad_to_multiple_of, limit) for limit in limits or (None, None)]
-    sources = _padded(input_ids, pad_token_id, source_length, *rounding[0])
+    source_limit, target_limit = limits or (None, None)
+    sources = _padded(input_ids, pad_token_id, source_length, pad_to_multiple_of, source_limit)
     lengths = torch.tensor([len(ids) for ids in input_ids], dtype=torch.int64)  # (n,)
     batch = {
         "input_ids": sources,
@@ -50,7 +50,7 @@ def collate(
     if labels is not None:
         if len(labels) != len(input_ids):
             raise ValueError(f"{len(input_ids)} sources against {len(labels)} targets")
-        batch["labels"] = _padded(labels, ignore_index, target_length, *rounding[1])
+        batch["labels"] = _padded(labels, ignore_index, target_length, pad_to_multiple_of, target_limit)
     return batch
 
 

@@ -60,9 +60,12 @@ def memory_of(
         model: the base's skeleton.
         largest: batches to reckon with.
     """
-    dtype = _dtype(config, model.config)
-    largest = _rounded(largest, config, dtype)
-    peaks, evaluation = _rehearse(config, model, targets, largest, dtype)
+    from spectune.training.device import choose_device
+
+    device = choose_device(config.train.use_cpu)[0]
+    dtype = _dtype(config, model.config, device)
+    largest = _rounded(largest, config, device, dtype)
+    peaks, evaluation = _rehearse(config, model, targets, largest, device, dtype)
     batch = max(peaks, key=lambda shape: peaks[shape])
     return Memory(
         base=base_bytes(config.model, model, dtype.itemsize),
@@ -77,26 +80,26 @@ def memory_of(
     )
 
 
-def _dtype(config: RunConfig, base_config: Any) -> torch.dtype:
+def _dtype(config: RunConfig, base_config: Any, device: torch.device) -> torch.dtype:
     """What `auto` is here; what is named may be meant for another machine."""
     import torch
 
-    from spectune.training.device import choose_device, choose_dtype, kind_of
+    from spectune.training.device import choose_dtype, kind_of
 
     if config.model.dtype == "auto":
-        return choose_dtype(config, kind_of(base_config), choose_device(config.train.use_cpu)[0])[0]
+        return choose_dtype(config, kind_of(base_config), device)[0]
     named: torch.dtype = getattr(torch, config.model.dtype)
     # BART and its kin look at values in float16, to clamp them, and here are none; bfloat16 is as large
     return torch.bfloat16 if named == torch.float16 else named
 
 
-def _rounded(largest: Largest, config: RunConfig, dtype: torch.dtype) -> Largest:
+def _rounded(largest: Largest, config: RunConfig, device: torch.device, dtype: torch.dtype) -> Largest:
     """With training batches padded as the run pads them."""
     from spectune.data.collation import rounded_length
-    from spectune.training.device import choose_device, multiplied_in, padding_multiple
+    from spectune.training.device import multiplied_in, padding_multiple
 
     data = config.data
-    multiple = padding_multiple(data, choose_device(config.train.use_cpu)[0], multiplied_in(config, dtype))
+    multiple = padding_multiple(data, device, multiplied_in(config, dtype))
     shapes = tuple(
         BatchShape(
             shape.rows,
@@ -109,33 +112,46 @@ def _rounded(largest: Largest, config: RunConfig, dtype: torch.dtype) -> Largest
 
 
 def _rehearse(
-    config: RunConfig, model: PreTrainedModel, targets: tuple[str, ...], largest: Largest, dtype: torch.dtype
+    config: RunConfig,
+    model: PreTrainedModel,
+    targets: tuple[str, ...],
+    largest: Largest,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[dict[BatchShape, int], int]:
     """Bytes of each training batch, and of the evaluation."""
     from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
     try:
-        return _rehearse_on(config, copy.deepcopy(model), targets, largest, dtype)
+        return _rehearse_on(config, copy.deepcopy(model), targets, largest, device, dtype)
     except (DataDependentOutputException, DynamicOutputShapeException):  # its forward depends on the data
         from spectune.adapter.targets import default_targets
         from spectune.memory.stand_in import bart_like
 
         near = bart_like(model.config)
-        return _rehearse_on(config, near, tuple(default_targets(near)), largest, dtype)
+        return _rehearse_on(config, near, tuple(default_targets(near)), largest, device, dtype)
 
 
 def _rehearse_on(
-    config: RunConfig, copied: PreTrainedModel, targets: tuple[str, ...], largest: Largest, dtype: torch.dtype
+    config: RunConfig,
+    copied: PreTrainedModel,
+    targets: tuple[str, ...],
+    largest: Largest,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> tuple[dict[BatchShape, int], int]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     from spectune.memory.rehearsal import evaluation_peak, training_peak
     from spectune.memory.stand_in import stand_in
+    from spectune.training.attention import training_attention
+    from spectune.training.device import multiplied_in
 
+    attention = training_attention(device, multiplied_in(config, dtype))
     packed = quantized_maps(config.model, copied)
     with FakeTensorMode():
         standing: Any = stand_in(copied, config, targets, packed, dtype)
-        peaks = {shape: training_peak(standing, config, shape, dtype) for shape in largest.training}
+        peaks = {shape: training_peak(standing, config, shape, attention) for shape in largest.training}
         return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, largest.beams)
 
 

@@ -19,32 +19,30 @@ from spectune.data.loader import Window
 from spectune.evaluation.loss import CrossEntropySum
 from spectune.memory.lengths import BatchShape
 from spectune.memory.tracking import LiveBytes
-from spectune.training.attention import training_attention
-from spectune.training.device import multiplied_in
+from spectune.training.attention import Attention
 from spectune.training.step import StepOptions, window_loss
 
 
-def training_peak(model: Any, config: RunConfig, shape: BatchShape, dtype: torch.dtype) -> int:
+def training_peak(model: Any, config: RunConfig, shape: BatchShape, attention: Attention) -> int:
     """Bytes that forward and backward of one micro-batch hold at most, beside weights and adapter.
 
     Args:
         model: of `stand_in`, in the same `FakeTensorMode`.
-        dtype: that the base is held in.
+        attention: what the run's steps take.
     """
     model.train()
     ids = torch.ones(shape.rows, shape.source, dtype=torch.long)
     labels = torch.ones(shape.rows, shape.target, dtype=torch.long)
     window = Window([{"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}], 1, 1, 1, 0.0)
     low = config.train.mixed_precision == "bf16"
-    cpu = torch.device("cpu")
     options = StepOptions(
-        device=cpu,
+        device=torch.device("cpu"),
         autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=low),
         label_smoothing=config.train.label_smoothing_factor,
         max_grad_norm=None,
         penalty_in_scores=True,
         call_order="paper",
-        attention=training_attention(cpu, multiplied_in(config, dtype)),
+        attention=attention,
     )
     with LiveBytes(_weights(model)) as live:
         window_loss(model, window, options)
