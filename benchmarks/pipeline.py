@@ -114,14 +114,20 @@ def contenders() -> dict[str, Callable[..., Any]]:
 def measure(
     job: Job, rounds: int, warm_up: int = 0, chosen: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]], Timings]:
-    """Run the contenders in turn, or of them those that are named and spectune's; rows for the table.
+    """Run the contenders in turn, or of them those that are named; rows for the table.
+
+    Where none of spectune's is named all of them run.
 
     Raises:
         SystemExit: contenders saw other examples or made other steps.
     """
     outcomes: dict[str, Outcome] = {}
     every = contenders()
-    names = {name: work for name, work in every.items() if not chosen or name in chosen or name.startswith("spectune")}
+    wanted = set(chosen or every)
+    ours = [name for name in every if name.startswith("spectune")]
+    if not wanted & set(ours):
+        wanted |= set(ours)
+    names = {name: work for name, work in every.items() if name in wanted}
 
     def run(name: str) -> float:
         outcome = outcomes[name] = Outcome()
@@ -141,24 +147,24 @@ def measure(
     seen = {name: (outcome.counts.steps, outcome.counts.examples) for name, outcome in outcomes.items()}
     if set(seen.values()) != {(job.steps, len(job.train.examples))}:
         raise SystemExit(f"contenders differ in steps or examples: {seen}")
-    return [_row(name, list(names), timings, outcomes, len(job.train.examples)) for name in names], timings
+    ours = [name for name in ours if name in names]
+    return [_row(name, ours, timings, outcomes, len(job.train.examples)) for name in names], timings
 
 
-def _row(name: str, names: list[str], timings: Timings, outcomes: dict[str, Outcome], examples: int) -> dict[str, Any]:
-    """A contender beside spectune in float32 and, where that is another, in the machine's best precision."""
-    best = names[-1]
+def _row(name: str, ours: list[str], timings: Timings, outcomes: dict[str, Outcome], examples: int) -> dict[str, Any]:
+    """A contender beside each precision of spectune that ran; its loss beside that of the first of them."""
     row: dict[str, Any] = {
         "contender": name,
         "seconds": timings.median(name),
         "of them proof": outcomes[name].proof,
         "examples a second": examples / timings.median(name),
         "final loss": outcomes[name].loss,
-        "loss against spectune's": outcomes[name].loss / outcomes["spectune, float32"].loss - 1,
+        "loss against spectune's": outcomes[name].loss / outcomes[ours[0]].loss - 1,
     }
-    for ours in dict.fromkeys(("spectune, float32", best)):
-        kind = ours.rpartition(" ")[2]
-        row[f"{kind} is faster by"] = timings.ratio(name, ours)
-        row[f"{kind} without proof"] = timings.median(name) / (timings.median(ours) - outcomes[ours].proof)
+    for own in ours:
+        kind = own.rpartition(" ")[2]
+        row[f"{kind} is faster by"] = timings.ratio(name, own)
+        row[f"{kind} without proof"] = timings.median(name) / (timings.median(own) - outcomes[own].proof)
     return row
 
 

@@ -1,6 +1,6 @@
 """Quality at equal saved size, by generation, with the same search of the learning rate for every method.
 
-    python -m benchmarks.quality search --tasks clinc150 scan             each method, seed 0, validation only
+    python -m benchmarks.quality search --tasks clinc150 scan             each method, validation only
     python -m benchmarks.quality confirm --tasks clinc150 --methods spectune "PEFT LoRA" --seeds 1 2 3
     python -m benchmarks.quality table --write README.md docs/quality.md --figure docs/ranks.svg
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--ranks", nargs="+", type=int, default=[2])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default 0 of a search, 1 to 3 of a confirmation")
     parser.add_argument("--base", default="starter", help="`starter` or a directory")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--points", type=int, default=0, help="validation scores on the way, of a confirmation")
@@ -48,7 +48,7 @@ def main() -> None:
         if options.figure is not None and found:
             options.figure.write_text(figure(found), encoding="utf-8")
         return
-    seeds = [0] if options.stage == "search" else options.seeds
+    seeds = options.seeds or ([0] if options.stage == "search" else [1, 2, 3])
     wanted = Wanted(options.stage, options.tasks, options.methods, options.ranks, seeds)
     Pool(results, wanted, base=options.base, jobs=options.jobs, points=options.points).run()
 

@@ -15,6 +15,7 @@ from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.schedule import resolve_schedule
 from spectune.adapter.targets import default_targets
 from spectune.config import AdapterConfig
+from spectune.presets import with_preset
 from spectune.training.model import adapt
 
 
@@ -51,6 +52,8 @@ class Method:
     """init_r over target_r; None: what `init_r: auto` gives."""
     scale: float | None = None
     """s = lora_alpha / init_r, where the options give no lora_alpha."""
+    preset: str | None = None
+    """What a preset says of the adapter, instead of `options` and `ratio`."""
     by_parameters: bool = False
     """Spend parameters instead of triplets: as many as target_r triplets a matrix would take."""
 
@@ -85,9 +88,12 @@ def _peft_adalora(base: PreTrainedModel, method: Method, rank: int, steps: int) 
 
 
 def _spectune(base: PreTrainedModel, method: Method, rank: int, steps: int) -> Trainable:
-    init_r = init_rank(rank, method.ratio)
-    alpha = {} if method.scale is None else {"lora_alpha": max(1, round(method.scale * init_r))}
-    config = AdapterConfig(**{"init_r": init_r, "target_r": rank, **alpha, **method.options})
+    options: dict[str, Any] = {"init_r": init_rank(rank, method.ratio), "target_r": rank, **method.options}
+    if method.preset is not None:
+        options = with_preset(method.preset, {"adapter": {"target_r": rank}})["adapter"]
+    if method.scale is not None:
+        options.setdefault("lora_alpha", max(1, round(method.scale * options["init_r"])))
+    config = AdapterConfig(**options)
     timing = {name: getattr(config, name) for name in ("tinit", "tfinal", "deltaT", "init_r")}
     schedule = resolve_schedule(total_step=steps, target_r=rank, **timing)
     made = adapt(base, config, schedule, None, _room(base, rank) if method.by_parameters else None)
@@ -153,6 +159,8 @@ VARIANTS = (
     Method("first guess, init_r 4 ×", "spectune", _FIRST_GUESS, ratio=4.0),
     Method("first guess, init_r 8 ×", "spectune", _FIRST_GUESS, ratio=8.0),
     Method("first guess, init_r 4 ×, freeze at 3/4", "spectune", _OURS, ratio=4.0),
+    Method("spectune, preset: fast", "spectune", preset="fast"),
+    Method("spectune, preset: best", "spectune", preset="best"),
     _variant("init_r 16 ×", ratio=16.0),
     _variant("freeze at 9/10", options={"tfinal": 0.1}),
     _variant("random start", options={"init": "random"}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from benchmarks.quality.methods import METHODS
-from benchmarks.quality.results import GRID, START, Key, Results, merit, next_rate
+from benchmarks.quality.results import GRID, START, Key, Results, next_rate
 from benchmarks.quality.tasks import TASKS, ground
 from benchmarks.quality.training import run
 
@@ -23,6 +23,7 @@ class Wanted:
     methods: list[str]
     ranks: list[int]
     seeds: list[int]
+    """Of a confirmation: one run each. Of a search: it goes by the mean over them."""
 
     def chains(self) -> list[Key]:
         """The first run of each chain; what does not depend on the rank is there once."""
@@ -31,7 +32,7 @@ class Wanted:
             for task in self.tasks
             for rank in self.ranks
             for method in self.methods
-            for seed in self.seeds
+            for seed in (self.seeds if self.stage == "confirm" else self.seeds[:1])
         ]
 
 
@@ -41,7 +42,7 @@ class Pool:
     def __init__(self, results: Results, wanted: Wanted, *, base: str, jobs: int, points: int) -> None:
         """`points`: validation scores on the way, of a confirmation."""
         self._results, self._base, self._jobs, self._points = results, base, jobs, points
-        self._chains = wanted.chains()
+        self._chains, self._seeds = wanted.chains(), wanted.seeds
 
     def run(self) -> None:
         """Until every chain has ended."""
@@ -76,12 +77,19 @@ class Pool:
                 raise SystemExit(f"no finished search for {chain.method} on {chain.task} at {chain.rank}")
             key = replace(chain, rate=rate)
             return None if key in self._results else key
-        tried = {rate: replace(chain, rate=rate) for rate in GRID}
-        found = {rate: merit(self._results[key], value) for rate, key in tried.items() if key in self._results}
+        return self._next_of_search(chain)
+
+    def _next_of_search(self, chain: Key) -> Key | None:
+        """The first seed that is missing at the rate to try next."""
+        value = TASKS[chain.task].value
+        found = self._results.searched(value, chain.task, chain.method, chain.rank, self._seeds)
         if METHODS[chain.method].kind == "frozen" and found:
             return None
         rate = next_rate(found)
-        return None if rate is None else tried[rate]
+        if rate is None:
+            return None
+        keys = [replace(chain, rate=rate, seed=seed) for seed in self._seeds]
+        return next(key for key in keys if key not in self._results)
 
 
 def _one_thread() -> None:

@@ -27,7 +27,7 @@ def report(results: Results) -> str:
     sections.append(("Share of the distance from frozen to full fine-tuning, in per cent", covered(results)))
     main = main_rank(results)
     sections.append((f"Where the rank went, r̄ = {main}", where(results, main) if main is not None else ""))
-    sections += [(f"Search on validation, one seed, r̄ = {rank} (best rate)", screened(results, rank)) for rank in ranks]
+    sections += [(f"Search on validation, r̄ = {rank} (best rate)", screened(results, rank)) for rank in ranks]
     return "\n\n".join(f"**{title}**\n\n{body}" for title, body in sections if body)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 Value = Callable[[Mapping[str, float]], float]
@@ -63,13 +64,24 @@ class Results:
             file.write(("\n" if self._cut else "") + line + "\n")
         self._cut = False
 
+    def searched(
+        self, value: Value, task: str, method: str, rank: int, seeds: Collection[int] = ()
+    ) -> dict[float, tuple[float, float]]:
+        """Merit of each rate of a search: the mean over `seeds`, or over all there are; not of rates that lack one."""
+        merits: dict[float, dict[int, tuple[float, float]]] = {}
+        for key, entry in self._lines.items():
+            if (key.stage, key.task, key.method, key.rank) == ("search", task, method, rank):
+                merits.setdefault(key.rate, {})[key.seed] = merit(entry, value)
+        needed = set(seeds) or {seed for by_seed in merits.values() for seed in by_seed}
+        return {
+            rate: _mean([by_seed[seed] for seed in needed])
+            for rate, by_seed in merits.items()
+            if needed <= by_seed.keys()
+        }
+
     def best_rate(self, value: Value, task: str, method: str, rank: int) -> float | None:
         """The rate that the search chose on validation; None before the search is over."""
-        found = {
-            key.rate: merit(entry, value)
-            for key, entry in self._lines.items()
-            if (key.stage, key.task, key.method, key.rank) == ("search", task, method, rank)
-        }
+        found = self.searched(value, task, method, rank)
         return max(found, key=found.__getitem__) if found and next_rate(found) is None else None
 
 
@@ -78,6 +90,11 @@ def merit(entry: dict[str, Any], value: Value) -> tuple[float, float]:
     scores = entry["validation"]
     loss = scores.get("eval_loss")
     return value(scores), -(loss if loss is not None and loss == loss else float("inf"))
+
+
+def _mean(merits: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    values, losses = zip(*merits, strict=True)
+    return mean(values), mean(losses)
 
 
 def next_rate(found: dict[float, tuple[float, float]]) -> float | None:

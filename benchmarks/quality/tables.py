@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from benchmarks.quality.methods import METHODS
-from benchmarks.quality.results import Key, Results, merit
+from benchmarks.quality.results import Key, Results
 from benchmarks.quality.tasks import TASKS
 from benchmarks.writing import table
 
@@ -23,7 +23,7 @@ def screened(results: Results, rank: int) -> str:
         row: dict[str, Any] = {"method": method}
         for task in tasks:
             rate = results.best_rate(TASKS[task].value, task, method, rank)
-            row[_head(task)] = "" if rate is None else _searched(results, Key("search", task, method, rank, 0, rate))
+            row[_head(task)] = "" if rate is None else _searched(results, task, method, rank, rate)
         if any(row[_head(task)] for task in tasks):
             rows.append(row)
     return table(rows) if rows else ""
@@ -111,8 +111,9 @@ def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
     return [task for task in TASKS if task in there]
 
 
-def _searched(results: Results, key: Key) -> str:
-    return f"{_plain(merit(results[key], TASKS[key.task].value)[0], key.task)} ({key.rate:.0e})"
+def _searched(results: Results, task: str, method: str, rank: int, rate: float) -> str:
+    value, _ = results.searched(TASKS[task].value, task, method, rank)[rate]
+    return f"{_plain(value, task)} ({rate:.0e})"
 
 
 def _head(task: str) -> str:

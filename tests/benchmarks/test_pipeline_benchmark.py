@@ -46,6 +46,33 @@ def test_the_best_precision_of_the_machine_comes_last(
     assert sum(name.startswith("trainer") for name in names) == (1 if best == "float32" else 3)
 
 
+@pytest.mark.parametrize(
+    ("named", "run"),
+    [
+        (["by example"], ["by example", "spectune, float32", "spectune, bfloat16"]),
+        (["by example", "spectune, bfloat16"], ["by example", "spectune, bfloat16"]),
+        ([], ["by example", "trainer", "spectune, float32", "spectune, bfloat16"]),
+    ],
+)
+def test_all_of_spectune_runs_unless_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, named: list[str], run: list[str]
+) -> None:
+    rows = make(PAIRS[:4], bundled_tokenizer())
+    job = Job(Path("base"), rows, rows, batch_size=2, learning_rate=1e-3, scratch=Path("scratch"))
+
+    def one(job: Job, counts: Counts, **_: object) -> None:
+        counts.steps, counts.examples = 2, 4
+
+    every = ["by example", "trainer", "spectune, float32", "spectune, bfloat16"]
+    monkeypatch.setattr(pipeline, "contenders", lambda: dict.fromkeys(every, one))
+    monkeypatch.setattr(pipeline, "final_loss", lambda model, job: 2.0)
+    rows_of_table, _ = pipeline.measure(job, rounds=1, chosen=named)
+    assert [row["contender"] for row in rows_of_table] == run
+    assert all(row["loss against spectune's"] == 0 for row in rows_of_table)
+    assert all("bfloat16 is faster by" in row for row in rows_of_table)
+    assert all(("float32 is faster by" in row) == ("spectune, float32" in run) for row in rows_of_table)
+
+
 def test_a_contender_that_saw_less_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = bundled_tokenizer()
     write_base("tiny-words", tmp_path / "base", tokenizer)

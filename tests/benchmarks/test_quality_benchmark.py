@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from benchmarks.quality import rank_figure, tables
 from benchmarks.quality.methods import BASELINES, METHODS
+from benchmarks.quality.pool import Pool, Wanted
 from benchmarks.quality.report import main_rank, marks, write_between
 from benchmarks.quality.results import GRID, Key, Results, next_rate
 from benchmarks.quality.tasks import TASKS, Ground
@@ -53,6 +54,8 @@ KINDS = [
     "spectune",
     *(f"spectune, {name}" for name in ("random start", "orthonormal start", "importance after the update")),
     *(f"spectune, {name}" for name in ("permanent pruning", "budget in parameters", "penalty not in the scores")),
+    "spectune, preset: fast",
+    "spectune, preset: best",
 ]
 
 
@@ -86,6 +89,29 @@ def test_the_search_climbs_from_the_middle_and_ends(tmp_path: Path) -> None:
     while (rate := next_rate(found)) is not None:
         found[rate] = (*merits[rate], 0.0)
     assert list(found) == [3e-3, 1e-2, 1e-3, 3e-4]
+
+
+def test_a_search_over_seeds_goes_by_their_mean_and_needs_all_of_them(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    one = {3e-4: 0.1, 1e-3: 0.4, 3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.2}
+    other = {1e-3: 0.8, 3e-3: 0.7, 1e-2: 0.2, 3e-4: 0.3}
+    lines = [line("search", "spectune", rate=rate, test=test) for rate, test in one.items()]
+    path.write_text("\n".join(lines))
+    results = Results(path)
+    value = TASKS["clinc150"].value
+    assert results.best_rate(value, "clinc150", "spectune", 2) == 1e-2
+    pool = Pool(results, Wanted("search", ["clinc150"], ["spectune"], [2], [0, 7]), base="starter", jobs=1, points=0)
+    (chain,) = Wanted("search", ["clinc150"], ["spectune"], [2], [0, 7]).chains()
+    asked = []
+    while (key := pool._next(chain)) is not None:
+        assert key.seed == 7
+        asked.append(key.rate)
+        results.add(key, json.loads(line("search", "spectune", test=other[key.rate])))
+        if len(asked) < len(other):
+            assert results.best_rate(value, "clinc150", "spectune", 2) is None
+    assert asked == [3e-3, 1e-2, 1e-3, 3e-4]
+    assert results.best_rate(value, "clinc150", "spectune", 2) == 1e-3
+    assert "0.600 (1e-03)" in tables.screened(results, 2)
 
 
 def test_lines_that_are_there_are_kept_and_a_cut_one_is_run_again(tmp_path: Path) -> None:
