@@ -42,9 +42,9 @@ def where(results: Results, rank: int) -> str:
 
 
 def summary(results: Results) -> str:
-    """The table of the README: the methods that a person may choose from, at the main budget."""
+    """The table of the README: the methods with test scores of more than one task, at the main budget."""
     main = main_rank(results)
-    return confirmed(results, main) if main is not None else ""
+    return confirmed(results, main, least=2) if main is not None else ""
 
 
 def main_rank(results: Results) -> int | None:

@@ -29,14 +29,20 @@ def screened(results: Results, rank: int) -> str:
     return table(rows) if rows else ""
 
 
-def confirmed(results: Results, rank: int) -> str:
-    """Test scores: mean ± standard deviation over the seeds, and the mean of the differences to LoRA, seed by seed."""
+def confirmed(results: Results, rank: int, least: int = 1) -> str:
+    """Test scores: mean ± standard deviation over the seeds, and the mean of the differences to LoRA, seed by seed.
+
+    Args:
+        results: all lines.
+        rank: budget.
+        least: tasks that a method must have, of those that there are.
+    """
     rows, tasks = [], _tasks(results, "confirm", rank)
     for method in METHODS:
         row: dict[str, Any] = {"method": method}
         for task in tasks:
             row[_head(task)] = _cell(task, scores(results, task, method, rank), scores(results, task, REFERENCE, rank))
-        if any(row[_head(task)] for task in tasks):
+        if sum(row[_head(task)] != "" for task in tasks) >= max(1, min(least, len(tasks))):
             rows.append(row)
     return table(rows) if rows else ""
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.quality import rank_figure, tables
 from benchmarks.quality.methods import BASELINES, METHODS
 from benchmarks.quality.pool import Pool, Wanted
-from benchmarks.quality.report import main_rank, marks, write_between
+from benchmarks.quality.report import main_rank, marks, summary, write_between
 from benchmarks.quality.results import GRID, Key, Results, next_rate
 from benchmarks.quality.tasks import TASKS, Ground
 from benchmarks.quality.training import run
@@ -158,6 +158,17 @@ def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="has none of the marks"):
         write_between(page, Results(lines))
+
+
+def test_the_readme_leaves_out_what_ran_on_one_task_of_several(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    both = [line("confirm", "spectune", task=task) for task in ("clinc150", "scan")]
+    path.write_text("\n".join([*both, line("confirm", "spectune, preset: fast")]))
+    assert "preset: fast" in tables.confirmed(Results(path), 2)
+    assert "preset: fast" not in summary(Results(path))
+    assert "| spectune | 0.500" in " ".join(summary(Results(path)).split())
+    path.write_text(line("confirm", "spectune, preset: fast") + "\n" + line("confirm", "spectune"))
+    assert "preset: fast" in summary(Results(path))
 
 
 def test_the_main_budget_is_that_of_most_tasks(tmp_path: Path) -> None:
