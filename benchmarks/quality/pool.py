@@ -80,15 +80,16 @@ class Pool:
         return self._next_of_search(chain)
 
     def _next_of_search(self, chain: Key) -> Key | None:
-        """The first seed that is missing at the rate to try next."""
-        value = TASKS[chain.task].value
-        found = self._results.searched(value, chain.task, chain.method, chain.rank, self._seeds)
+        """The first seed that is missing at the rate to try next; seeds of an earlier search count, too."""
+        there = {key.seed for key in self._results if replace(key, seed=chain.seed, rate=chain.rate) == chain}
+        seeds = sorted({*self._seeds, *there})
+        found = self._results.searched(TASKS[chain.task].value, chain.task, chain.method, chain.rank, seeds)
         if METHODS[chain.method].kind == "frozen" and found:
             return None
         rate = next_rate(found)
         if rate is None:
             return None
-        keys = [replace(chain, rate=rate, seed=seed) for seed in self._seeds]
+        keys = [replace(chain, rate=rate, seed=seed) for seed in seeds]
         return next(key for key in keys if key not in self._results)
 
 

@@ -104,12 +104,14 @@ def scores(results: Results, task: str, method: str, rank: int) -> dict[int, flo
 
 
 def _runs(results: Results, task: str, method: str, rank: int) -> list[Key]:
-    """Confirmations at the rate that the search has chosen; a search that went on may have left some at another."""
+    """Confirmations at the rate that the search has chosen, none while it goes on; it may have left some at another."""
     every = [key for key in results if (key.stage, key.task, key.method) == ("confirm", task, method)]
-    if METHODS[method].kind not in ("frozen", "full"):  # these have one number for all ranks
+    if METHODS[method].kind == "frozen":  # no rate to choose
+        return every
+    if METHODS[method].kind != "full":  # it has one number for all ranks
         every = [key for key in every if key.rank == rank]
     chosen = {key.rank: results.best_rate(TASKS[task].value, task, method, key.rank) for key in every}
-    return [key for key in every if chosen[key.rank] in (None, key.rate)]
+    return [key for key in every if key.rate == chosen[key.rank]]
 
 
 def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:

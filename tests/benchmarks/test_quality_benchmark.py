@@ -42,6 +42,12 @@ def line(
     return json.dumps({"key": key, "validation": scores, "test": scores, "curve": curve})
 
 
+def searched(method: str, *, task: str = "clinc150", rank: int = 2) -> list[str]:
+    """A search that has chosen the rate of `line`."""
+    merits = {3e-3: 0.1, 1e-2: 0.2, 3e-2: 0.1}
+    return [line("search", method, rate=rate, test=test, task=task, rank=rank) for rate, test in merits.items()]
+
+
 @pytest.fixture(scope="module")
 def lora(tiny: Ground) -> int:
     """Parameters of LoRA at rank 2."""
@@ -91,17 +97,20 @@ def test_the_search_climbs_from_the_middle_and_ends(tmp_path: Path) -> None:
     assert list(found) == [3e-3, 1e-2, 1e-3, 3e-4]
 
 
-def test_a_search_over_seeds_goes_by_their_mean_and_needs_all_of_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [[0, 7], [7]])
+def test_a_search_over_seeds_goes_by_their_mean_and_needs_all_of_them(tmp_path: Path, seeds: list[int]) -> None:
     path = tmp_path / "lines.jsonl"
     one = {3e-4: 0.1, 1e-3: 0.4, 3e-3: 0.5, 1e-2: 0.6, 3e-2: 0.2}
     other = {1e-3: 0.8, 3e-3: 0.7, 1e-2: 0.2, 3e-4: 0.3}
     lines = [line("search", "spectune", rate=rate, test=test) for rate, test in one.items()]
-    path.write_text("\n".join(lines))
+    confirmed = [line("confirm", "spectune", seed=1, rate=rate, test=rate) for rate in (1e-3, 1e-2)]
+    path.write_text("\n".join(lines + confirmed))
     results = Results(path)
     value = TASKS["clinc150"].value
     assert results.best_rate(value, "clinc150", "spectune", 2) == 1e-2
-    pool = Pool(results, Wanted("search", ["clinc150"], ["spectune"], [2], [0, 7]), base="starter", jobs=1, points=0)
-    (chain,) = Wanted("search", ["clinc150"], ["spectune"], [2], [0, 7]).chains()
+    assert tables.scores(results, "clinc150", "spectune", 2) == {1: 1e-2}
+    pool = Pool(results, Wanted("search", ["clinc150"], ["spectune"], [2], seeds), base="starter", jobs=1, points=0)
+    (chain,) = Wanted("search", ["clinc150"], ["spectune"], [2], seeds).chains()
     asked = []
     while (key := pool._next(chain)) is not None:
         assert key.seed == 7
@@ -109,8 +118,10 @@ def test_a_search_over_seeds_goes_by_their_mean_and_needs_all_of_them(tmp_path: 
         results.add(key, json.loads(line("search", "spectune", test=other[key.rate])))
         if len(asked) < len(other):
             assert results.best_rate(value, "clinc150", "spectune", 2) is None
+            assert tables.scores(results, "clinc150", "spectune", 2) == {}
     assert asked == [3e-3, 1e-2, 1e-3, 3e-4]
     assert results.best_rate(value, "clinc150", "spectune", 2) == 1e-3
+    assert tables.scores(results, "clinc150", "spectune", 2) == {1: 1e-3}
     assert "0.600 (1e-03)" in tables.screened(results, 2)
 
 
@@ -128,13 +139,10 @@ def test_lines_that_are_there_are_kept_and_a_cut_one_is_run_again(tmp_path: Path
 def test_tables_say_differences_seed_by_seed_and_what_is_covered(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     scores = {"frozen": (0.0, 0.0), "full fine-tuning": (0.8, 0.8), "PEFT LoRA": (0.4, 0.2), "spectune": (0.5, 0.5)}
-    path.write_text(
-        "\n".join(
-            line("confirm", name, seed=seed, test=test)
-            for name, pair in scores.items()
-            for seed, test in enumerate(pair)
-        )
-    )
+    confirmed = [
+        line("confirm", name, seed=seed, test=test) for name, pair in scores.items() for seed, test in enumerate(pair)
+    ]
+    path.write_text("\n".join([*confirmed, *(one for name in scores for one in searched(name))]))
     results = Results(path)
     assert "| spectune         | 0.500 ± 0.000 (+0.200) |" in tables.confirmed(results, 2)
     assert "PEFT LoRA | 38" in " ".join(tables.covered(results).split())
@@ -146,7 +154,7 @@ def test_tables_say_differences_seed_by_seed_and_what_is_covered(tmp_path: Path)
 
 def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page, lines = tmp_path / "page.md", tmp_path / "lines.jsonl"
-    lines.write_text(line("confirm", "spectune"))
+    lines.write_text("\n".join([line("confirm", "spectune"), *searched("spectune")]))
     begin, end = marks("quality")
     page.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
     write_between(page, Results(lines))
@@ -163,11 +171,13 @@ def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
 def test_the_readme_leaves_out_what_ran_on_one_task_of_several(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     both = [line("confirm", "spectune", task=task) for task in ("clinc150", "scan")]
-    path.write_text("\n".join([*both, line("confirm", "spectune, preset: fast")]))
+    both += [one for task in ("clinc150", "scan") for one in searched("spectune", task=task)]
+    fast = [line("confirm", "spectune, preset: fast"), *searched("spectune, preset: fast")]
+    path.write_text("\n".join([*both, *fast]))
     assert "preset: fast" in tables.confirmed(Results(path), 2)
     assert "preset: fast" not in summary(Results(path))
     assert "| spectune | 0.500" in " ".join(summary(Results(path)).split())
-    path.write_text(line("confirm", "spectune, preset: fast") + "\n" + line("confirm", "spectune"))
+    path.write_text("\n".join([*fast, line("confirm", "spectune")]))
     assert "preset: fast" in summary(Results(path))
 
 
