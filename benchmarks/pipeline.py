@@ -124,14 +124,13 @@ def measure(
     outcomes: dict[str, Outcome] = {}
     every = contenders()
     wanted = set(chosen or every)
-    ours = [name for name in every if name.startswith("spectune")]
-    if not wanted & set(ours):
-        wanted |= set(ours)
+    if not any(map(_is_ours, wanted)):
+        wanted |= set(filter(_is_ours, every))
     names = {name: work for name, work in every.items() if name in wanted}
 
     def run(name: str) -> float:
         outcome = outcomes[name] = Outcome()
-        extra = {"outcome": outcome} if name.startswith("spectune") else {}
+        extra = {"outcome": outcome} if _is_ours(name) else {}
         start = time.perf_counter()
         model = names[name](job, outcome.counts, **extra)
         seconds = time.perf_counter() - start
@@ -147,8 +146,12 @@ def measure(
     seen = {name: (outcome.counts.steps, outcome.counts.examples) for name, outcome in outcomes.items()}
     if set(seen.values()) != {(job.steps, len(job.train.examples))}:
         raise SystemExit(f"contenders differ in steps or examples: {seen}")
-    ours = [name for name in ours if name in names]
+    ours = list(filter(_is_ours, names))
     return [_row(name, ours, timings, outcomes, len(job.train.examples)) for name in names], timings
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("spectune")
 
 
 def _row(name: str, ours: list[str], timings: Timings, outcomes: dict[str, Outcome], examples: int) -> dict[str, Any]:
