@@ -1,85 +1,135 @@
-"""The attention kernel of a training step: the same numbers from another one where that is faster."""
+"""The attention of a training step: the same function by other products where they are faster."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import torch
-from tests.architectures.builders import build
-from tests.architectures.trial import OPTIONS, attached, rows
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import spectune
-from spectune.data.assembly import Window
-from spectune.training.attention import LONGEST, training_attention
-from spectune.training.checkpointing import enable_checkpointing
-from spectune.training.step import window_loss
+from spectune.training import attention
+from spectune.training.attention import LONGEST, AttentionOfHeads, scaled_dot_product_attention
 
-CPU = torch.device("cpu")
+ROWS, HEADS, WIDTH = 2, 3, 16
+torchs = F.scaled_dot_product_attention
 
 
-class Fused(TorchDispatchMode):
-    """Counts calls of the fused attention, forward and backward."""
-
-    def __init__(self) -> None:
-        cast(Any, super()).__init__()
-        self.calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += "flash_attention" in func.overloadpacket.__name__
-        return func(*args, **(kwargs or {}))
+def sides(asking: int, asked: int, dtype: torch.dtype, values: int = WIDTH) -> list[Tensor]:
+    """q, k and v as models pass them: (batch, heads, tokens, width), held token by token."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(ROWS, tokens, HEADS, width, generator=generator).to(dtype).transpose(1, 2).requires_grad_()
+        for tokens, width in ((asking, WIDTH), (asked, WIDTH), (asked, values))
+    ]
 
 
-def gradients(dtype: torch.dtype, chosen: torch.dtype, checkpointing: bool = False) -> tuple[list[torch.Tensor], int]:
-    """Of a BART held in `dtype`, with the kernel chosen for `chosen`, and calls of the fused attention."""
+def with_gradients(attend: Any, given: list[Tensor], **options: Any) -> list[Tensor]:
+    out = attend(*given, **options)
+    weights = torch.linspace(-1, 1, out.numel()).view(out.shape).to(out.dtype)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), given)]
+
+
+def hidden(asking: int, asked: int, *, whole_row: bool = False) -> Tensor:
+    """False where nothing is seen: the last two tokens of the second row of the batch, or all of them."""
+    mask = torch.ones(ROWS, 1, asking, asked, dtype=torch.bool)
+    mask[1, :, :, 0 if whole_row else -2 :] = False
+    return mask
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "scale": {"scale": 0.3},
+    "causal": {"is_causal": True},
+    "bool mask": {"attn_mask": hidden(20, 24)},
+    "whole row hidden": {"attn_mask": hidden(20, 24, whole_row=True)},
+    "added mask": {"attn_mask": torch.linspace(-3, 3, 20 * 24).view(1, 1, 20, 24)},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("values", [WIDTH, 8])
+def test_it_is_torchs_function(name: str, values: int) -> None:
+    """The same products, from float32 inputs, where rounding hides nothing."""
+    options = dict(OPTIONS[name])
+    given = sides(20, 24, torch.float32, values)
+
+    def ours(*qkv: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, scale: float = 0.25) -> Tensor:
+        mask = torch.ones(20, 24, dtype=torch.bool).tril() if is_causal else attn_mask
+        return cast(Tensor, cast(Any, AttentionOfHeads).apply(*qkv, mask, None, scale))
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = with_gradients(torchs, given, **options)
+    torch.testing.assert_close(with_gradients(ours, given, **options), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_in_bfloat16_it_is_as_near_as_torchs(name: str) -> None:
+    given = sides(20, 24, torch.bfloat16)
+    options = dict(OPTIONS[name])
+    exact = with_gradients(torchs, [side.detach().float().requires_grad_() for side in given], **options)
+    found = with_gradients(scaled_dot_product_attention, given, **options)
+    plain = with_gradients(torchs, given, **options)
+    for one, other, reference in zip(found, plain, exact, strict=True):
+        assert one.dtype is torch.bfloat16
+        size = reference.norm()
+        assert float((one.float() - reference).norm() / size) < 1.5 * float((other.float() - reference).norm() / size)
+
+
+def test_autocast_multiplies_in_its_precision() -> None:
+    given = q, k, v = sides(20, 24, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = scaled_dot_product_attention(q, k, v)
+    assert out.dtype is torch.bfloat16
+    assert type(out.grad_fn).__name__ == "AttentionOfHeadsBackward"
+    gradients = torch.autograd.grad(out.sum(), given)
+    assert all(gradient.dtype is torch.float32 for gradient in gradients)
+
+
+def test_dropped_chances_are_scaled_and_have_no_gradient() -> None:
+    """v is the identity, so the output is the dropped probabilities themselves."""
     torch.manual_seed(0)
-    base = build("bart").to(dtype)
-    model, engine = attached(base, spectune.default_targets(base))
-    if checkpointing:
-        enable_checkpointing(base, use_reentrant=False)
-    with torch.no_grad():
-        for parameter in engine.parameters():
-            parameter.add_(0.05)
-    options = replace(OPTIONS, attention=training_attention(CPU, chosen))
-    with Fused() as fused:
-        window_loss(model.eval() if not checkpointing else model.train(), Window([rows(0)], 15, 1, 4, 0.0), options)
-    return [cast(torch.Tensor, parameter.grad) for parameter in engine.parameters()], fused.calls
-
-
-def test_short_batches_in_bfloat16_take_the_products_of_all_heads() -> None:
-    by_products, none = gradients(torch.bfloat16, torch.bfloat16)
-    fused, some = gradients(torch.bfloat16, torch.float32)
-    assert none == 0
-    assert some > 0
-    for one, other in zip(by_products, fused, strict=True):
-        assert float(other.abs().max()) > 0
-        assert float((one - other).norm() / other.norm()) < 0.02
-
-
-def test_it_is_the_same_function() -> None:
-    """In float32, where both are exact enough to compare."""
-    by_products, none = gradients(torch.float32, torch.bfloat16)
-    fused, some = gradients(torch.float32, torch.float32)
-    assert (none, some > 0) == (0, True)
-    torch.testing.assert_close(by_products, fused, rtol=1e-4, atol=1e-6)
-
-
-def test_layers_that_are_computed_again_take_it_too() -> None:
-    assert gradients(torch.bfloat16, torch.bfloat16, checkpointing=True)[1] == 0
+    q, k, _ = sides(20, 24, torch.bfloat16)
+    v = torch.eye(24).to(torch.bfloat16).expand(ROWS, HEADS, 24, 24).clone().requires_grad_()
+    whole, dropped = (scaled_dot_product_attention(q, k, v, dropout_p=p) for p in (0.0, 0.5))
+    kept = dropped != 0
+    assert 0.45 < float(kept.double().mean()) < 0.55
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept], rtol=0.02, atol=0)
+    torch.manual_seed(1)
+    out = scaled_dot_product_attention(q, k, v, dropout_p=0.5)
+    (of_values,) = torch.autograd.grad(out.sum(), v)
+    torch.testing.assert_close(of_values.sum((2, 3)), 24 * out.detach().sum((2, 3)), rtol=0.02, atol=0.1)
 
 
 @pytest.mark.parametrize(
-    ("device", "dtype", "length", "expected"),
+    ("asking", "asked", "dtype", "ours"),
     [
-        ("cpu", torch.bfloat16, LONGEST, False),
-        ("cpu", torch.bfloat16, LONGEST + 1, True),
-        ("cpu", torch.float32, 8, True),
-        ("cuda", torch.bfloat16, 8, True),
+        (LONGEST, LONGEST, torch.bfloat16, True),
+        (LONGEST + 1, 8, torch.bfloat16, False),
+        (8, LONGEST + 1, torch.bfloat16, False),
+        (2, 27, torch.bfloat16, False),
+        (27, 27, torch.float32, False),
     ],
 )
-def test_where_the_fused_one_stays(device: str, dtype: torch.dtype, length: int, expected: bool) -> None:
-    with training_attention(torch.device(device), dtype)(length):
-        assert torch.backends.cuda.flash_sdp_enabled() is expected
-    assert torch.backends.cuda.flash_sdp_enabled()
+def test_which_are_computed_by_it(asking: int, asked: int, dtype: torch.dtype, ours: bool) -> None:
+    q, k, v = sides(asking, asked, dtype)
+    out = scaled_dot_product_attention(q, k, v)
+    assert (type(out.grad_fn).__name__ == "AttentionOfHeadsBackward") is ours
+
+
+def test_the_rest_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask that is trained, fewer heads of keys, three dimensions."""
+    asked: list[dict[str, Any]] = []
+
+    def seen(*given: Any, **options: Any) -> Tensor:
+        asked.append(options)
+        return torchs(*given, **options)
+
+    monkeypatch.setattr(attention, "_torchs", seen)
+    q, k, v = sides(20, 24, torch.bfloat16)
+    scaled_dot_product_attention(q, k, v, torch.zeros(20, 24, dtype=torch.bfloat16, requires_grad=True))
+    scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
+    scaled_dot_product_attention(q[0], k[0], v[0], scale=0.5)
+    assert [(one["enable_gqa"], one["scale"]) for one in asked] == [(False, None), (True, None), (False, 0.5)]

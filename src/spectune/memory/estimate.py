@@ -144,14 +144,14 @@ def _rehearse_on(
 
     from spectune.memory.rehearsal import evaluation_peak, training_peak
     from spectune.memory.stand_in import stand_in
-    from spectune.training.attention import training_attention
     from spectune.training.device import multiplied_in
+    from spectune.training.kernels import training_kernels
 
-    attention = training_attention(device, multiplied_in(config, dtype))
+    kernels = training_kernels(device, multiplied_in(config, dtype))
     packed = quantized_maps(config.model, copied)
     with FakeTensorMode():
         standing: Any = stand_in(copied, config, targets, packed, dtype)
-        peaks = {shape: training_peak(standing, config, shape, attention) for shape in largest.training}
+        peaks = {shape: training_peak(standing, config, shape, kernels) for shape in largest.training}
         return peaks, evaluation_peak(standing, largest.evaluation, largest.new_tokens, largest.beams)
 
 

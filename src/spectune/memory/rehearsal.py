@@ -19,16 +19,16 @@ from spectune.data.loader import Window
 from spectune.evaluation.loss import CrossEntropySum
 from spectune.memory.lengths import BatchShape
 from spectune.memory.tracking import LiveBytes
-from spectune.training.attention import Attention
+from spectune.training.kernels import Kernels
 from spectune.training.step import StepOptions, window_loss
 
 
-def training_peak(model: Any, config: RunConfig, shape: BatchShape, attention: Attention) -> int:
+def training_peak(model: Any, config: RunConfig, shape: BatchShape, kernels: Kernels) -> int:
     """Bytes that forward and backward of one micro-batch hold at most, beside weights and adapter.
 
     Args:
         model: of `stand_in`, in the same `FakeTensorMode`.
-        attention: what the run's steps take.
+        kernels: what the run's steps take.
     """
     model.train()
     ids = torch.ones(shape.rows, shape.source, dtype=torch.long)
@@ -42,7 +42,7 @@ def training_peak(model: Any, config: RunConfig, shape: BatchShape, attention: A
         max_grad_norm=None,
         penalty_in_scores=True,
         call_order="paper",
-        attention=attention,
+        kernels=kernels,
     )
     with LiveBytes(_weights(model)) as live:
         window_loss(model, window, options)

@@ -29,7 +29,6 @@ from spectune.formats.digests import weights_digest
 from spectune.planning import Outline
 from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
-from spectune.training.attention import training_attention
 from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
 from spectune.training.device import choose_device, choose_dtype, kind_of, multiplied_in
@@ -38,6 +37,7 @@ from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
 from spectune.training.finish import RunResult, final_evaluation, save_and_prove
 from spectune.training.journal import Journal
+from spectune.training.kernels import training_kernels
 from spectune.training.loop import Loop
 from spectune.training.meeting import own_device
 from spectune.training.model import Adapted, adapt, load_base
@@ -176,7 +176,7 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
     options = StepOptions(
         device=session.device,
         autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=train.mixed_precision == "bf16"),
-        attention=training_attention(session.device, multiplied_in(config, session.dtype)),
+        kernels=training_kernels(session.device, multiplied_in(config, session.dtype)),
         label_smoothing=train.label_smoothing_factor,
         max_grad_norm=train.max_grad_norm,
         penalty_in_scores=config.adapter.penalty_in_scores,

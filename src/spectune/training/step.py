@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,7 +15,7 @@ from spectune.adapter.engine import AdaLoraEngine
 from spectune.data.collation import IGNORE_INDEX
 from spectune.data.loader import Window
 from spectune.teacher_forcing import decoder_inputs
-from spectune.training.attention import Attention, as_it_comes
+from spectune.training.kernels import Kernels
 from spectune.training.optimizer import clip, set_learning_rate, step_unless
 
 
@@ -29,7 +29,7 @@ class StepOptions:
     max_grad_norm: float | None
     penalty_in_scores: bool
     call_order: Literal["paper", "peft"]
-    attention: Attention = as_it_comes
+    kernels: Kernels = nullcontext
     reduce: Callable[[Sequence[Tensor]], None] | None = None
     """Sums tensors over all processes, in place; None with one process."""
 
@@ -52,8 +52,7 @@ def window_loss(model: Any, window: Window, options: StepOptions) -> Tensor:
     """
     total = torch.zeros((), device=options.device)
     for batch in window.batches:
-        longest = max(batch["input_ids"].shape[1], batch["labels"].shape[1])
-        with options.attention(longest):  # backward too: a checkpoint computes its layers again there
+        with options.kernels():  # backward too: a checkpoint computes its layers again there
             loss = _cross_entropy(model, batch, options) / window.target_tokens
             if loss.requires_grad:  # not where layer dropout has left out every adapted layer
                 loss.backward()
