@@ -170,6 +170,7 @@ VARIANTS = (
     _variant("scale 0.5", scale=0.5),
     _variant("no penalty", options={"orth_reg_weight": 0.0}),
     _variant("penalty 0.01", options={"orth_reg_weight": 0.01}),
+    _variant("penalty 0.05", options={"orth_reg_weight": 0.05}),
     _variant("penalty 0.5", options={"orth_reg_weight": 0.5}),
     _variant("penalty not in the scores", options={"penalty_in_scores": False}),
     _variant("triplet importance", options={"importance": "triplet"}),

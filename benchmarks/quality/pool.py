@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +50,7 @@ class Pool:
         """Until every chain has ended."""
         context = multiprocessing.get_context("spawn")
         running: dict[Future[dict[str, Any]], Key] = {}
-        with ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(self._jobs, mp_context=context, initializer=begin_worker) as pool:
             waiting = list(self._chains)
             while waiting or running:
                 while waiting and len(running) < self._jobs:
@@ -93,8 +95,17 @@ class Pool:
         return next(key for key in keys if key not in self._results)
 
 
-def _one_thread() -> None:
+def begin_worker() -> None:
+    """One thread for torch, and an end with the parent, which may be killed in the middle of a run."""
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(key: Key, base: str, points: int) -> dict[str, Any]:
