@@ -25,15 +25,13 @@ if __name__ == "__main__":
 def test_a_worker_whose_parent_was_killed_stops_its_run(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    root = str(Path(__file__).parents[2])
-    parent = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}
-    )
-    assert parent.stdout is not None
-    worker = int(parent.stdout.readline())
-    assert running(worker)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        assert running(worker)
+        parent.send_signal(signal.SIGKILL)
     until = time.monotonic() + 30
     while running(worker) and time.monotonic() < until:
         time.sleep(0.05)
