@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -25,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from spectune.training import attention, dropout
 
 ROWS, HEADS, WIDTH = 8, 12, 64
-LENGTHS = ((2, 2), (2, 27), (27, 27), (64, 64), (128, 128), (256, 256), (512, 512))
+LENGTHS = ((2, 27), (27, 27), (64, 64), (16, 256), (128, 128), (16, 512), (256, 256))
 """Tokens that ask, and that are asked."""
 TENSORS = ((216, 768), (216, 3072), (1024, 1024))
 """Hidden states of 8 rows of 27 tokens, those inside a feed-forward layer, longer ones."""
@@ -47,12 +48,12 @@ def _of_torch(backend: SDPBackend) -> Iterator[Any]:
 @contextmanager
 def _of_heads() -> Iterator[Any]:
     """Ours in both precisions, at every length."""
-    with patch.object(attention, "_by_products", lambda *_: True):
+    with patch.object(attention, "_faster", lambda *_: True):
         yield attention.scaled_dot_product_attention
 
 
-def attentions(dtype: torch.dtype, asking: int, asked: int) -> dict[str, Work]:
-    """Forward and backward of one attention, on numbers drawn once, by each kernel."""
+def attentions(dtype: torch.dtype, asking: int, asked: int, chance: float = 0.0) -> dict[str, Work]:
+    """Forward and backward of one attention, on numbers drawn once, by each kernel; torch has no fused dropout."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(length: int) -> Tensor:
@@ -64,15 +65,11 @@ def attentions(dtype: torch.dtype, asking: int, asked: int) -> dict[str, Work]:
 
     def work(kernel: Kernel) -> list[Tensor]:
         with kernel() as attend:
-            out = attend(query, key, value, attn_mask=mask)
+            out = attend(query, key, value, attn_mask=mask, dropout_p=chance)
             return [out.detach(), *torch.autograd.grad(out, (query, key, value), grad)]
 
-    kernels: dict[str, Kernel] = {
-        "fused": partial(_of_torch, SDPBackend.FLASH_ATTENTION),
-        "torch's products": partial(_of_torch, SDPBackend.MATH),
-    }
-    if dtype is torch.bfloat16:
-        kernels["ours"] = _of_heads
+    kernels: dict[str, Kernel] = {} if chance else {"fused": partial(_of_torch, SDPBackend.FLASH_ATTENTION)}
+    kernels |= {"torch's products": partial(_of_torch, SDPBackend.MATH), "ours": _of_heads}
     return {name: partial(work, kernel) for name, kernel in kernels.items()}
 
 
@@ -99,12 +96,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     rounds = parser.parse_args(arguments).rounds
     results: dict[str, Any] = {}
-    for dtype in PRECISIONS:
-        name = str(dtype).removeprefix("torch.")
-        results[f"attention, {name}"] = [
-            measure(attentions(dtype, *lengths), rounds, tokens="{} × {}".format(*lengths)) for lengths in LENGTHS
+    for dtype, chance in product(PRECISIONS, (0.0, CHANCE)):
+        name = f"attention{' with dropout' if chance else ''}, {str(dtype).removeprefix('torch.')}"
+        results[name] = [
+            measure(attentions(dtype, *lengths, chance), rounds, tokens="{} × {}".format(*lengths))
+            for lengths in LENGTHS
         ]
-        results[f"dropout, {name}"] = [
+    for dtype in PRECISIONS:
+        results[f"dropout, {str(dtype).removeprefix('torch.')}"] = [
             measure(dropouts(dtype, shape), rounds, numbers="{} × {}".format(*shape)) for shape in TENSORS
         ]
     for title, rows in results.items():

@@ -14,9 +14,11 @@ def test_a_row_of_the_table() -> None:
 
 
 def test_attentions_agree() -> None:
-    fused, products = (work() for work in kernels.attentions(torch.float32, 4, 7).values())
+    fused, products, ours = (work() for work in kernels.attentions(torch.float32, 4, 7).values())
     assert fused[0].shape == (kernels.ROWS, kernels.HEADS, 4, kernels.WIDTH)
     torch.testing.assert_close(fused, products, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours, products, rtol=1e-5, atol=1e-6)
+    assert list(kernels.attentions(torch.float32, 4, 7, 0.1)) == ["torch's products", "ours"]
     low = kernels.attentions(torch.bfloat16, 4, 7)
     for one, other in zip(low["torch's products"](), low["ours"](), strict=True):
         assert float((one - other).float().norm() / one.float().norm()) < 0.02

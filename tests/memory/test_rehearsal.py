@@ -26,12 +26,12 @@ from spectune.planning import schedule_of
 from spectune.runfile import load_run_config
 from spectune.sizes import parameters_of
 from spectune.training.checkpointing import enable_checkpointing
-from spectune.training.device import multiplied_in
-from spectune.training.kernels import Kernels, training_kernels
+from spectune.training.kernels import training_kernels
 from spectune.training.model import adapt
 from spectune.training.step import StepOptions, window_loss
 
 SHAPE = BatchShape(rows=8, source=40, target=24)
+KERNELS = training_kernels(torch.device("cpu"))
 REENTRANT = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -70,10 +70,6 @@ def real(family: str, config: RunConfig) -> Any:
     return model
 
 
-def kernels(config: RunConfig) -> Kernels:
-    return training_kernels(torch.device("cpu"), multiplied_in(config, getattr(torch, config.model.dtype)))
-
-
 def step(model: Any, config: RunConfig) -> None:
     ids = torch.ones(SHAPE.rows, SHAPE.source, dtype=torch.long)
     labels = torch.ones(SHAPE.rows, SHAPE.target, dtype=torch.long)
@@ -88,7 +84,7 @@ def step(model: Any, config: RunConfig) -> None:
         max_grad_norm=None,
         penalty_in_scores=True,
         call_order="paper",
-        kernels=kernels(config),
+        kernels=KERNELS,
     )
     window_loss(model, window, options)
 
@@ -109,7 +105,7 @@ def test_the_peak_of_a_step(family: str, variant: str) -> None:
     with LiveBytes([*model.parameters(), *model.buffers()]) as live:
         step(model, config)
     with rehearsed(family, config) as standing:
-        peak = training_peak(standing, config, SHAPE, kernels(config))
+        peak = training_peak(standing, config, SHAPE, KERNELS)
     banks = bytes_of(parameter for parameter in model.parameters() if parameter.requires_grad)
     assert peak > 500_000 > 10 * banks
     assert peak == pytest.approx(live.peak, abs=3 * banks)  # parts and gradients, which are the adapter's share
@@ -176,7 +172,7 @@ def test_a_family_whose_forward_reads_its_data() -> None:
     largest = Largest((SHAPE,), SHAPE, 8, from_rows=False)
     found = memory_of(config, model, targets, parameters_of(config, model, targets), largest)
     with rehearsed("bart", config) as standing:
-        nearest = training_peak(standing, config, SHAPE, kernels(config))
+        nearest = training_peak(standing, config, SHAPE, KERNELS)
     assert found.training == pytest.approx(nearest, rel=0.05)
 
 

@@ -12,8 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spectune.training import attention
 from spectune.training.attention import LONGEST, AttentionOfHeads, scaled_dot_product_attention
+from spectune.training.dropout import noise
 
 ROWS, HEADS, WIDTH = 2, 3, 16
+LEAST = torch.finfo(torch.float32).min
 torchs = F.scaled_dot_product_attention
 
 
@@ -46,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bool mask": {"attn_mask": hidden(20, 24)},
     "whole row hidden": {"attn_mask": hidden(20, 24, whole_row=True)},
     "added mask": {"attn_mask": torch.linspace(-3, 3, 20 * 24).view(1, 1, 20, 24)},
+    "row hidden by the least number": {"attn_mask": torch.zeros(20, 24).index_fill(0, torch.tensor([3]), LEAST)},
 }
 
 
@@ -67,25 +70,58 @@ def test_it_is_torchs_function(name: str, values: int) -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_in_bfloat16_it_is_as_near_as_torchs(name: str) -> None:
+    """As its products; its fused attention has wrong gradients for a row that the least number hides."""
     given = sides(20, 24, torch.bfloat16)
     options = dict(OPTIONS[name])
-    exact = with_gradients(torchs, [side.detach().float().requires_grad_() for side in given], **options)
+    with sdpa_kernel(SDPBackend.MATH):
+        exact = with_gradients(torchs, [side.detach().float().requires_grad_() for side in given], **options)
+        plain = with_gradients(torchs, given, **options)
     found = with_gradients(scaled_dot_product_attention, given, **options)
-    plain = with_gradients(torchs, given, **options)
     for one, other, reference in zip(found, plain, exact, strict=True):
         assert one.dtype is torch.bfloat16
         size = reference.norm()
         assert float((one.float() - reference).norm() / size) < 1.5 * float((other.float() - reference).norm() / size)
 
 
+@pytest.mark.parametrize("shape", [(ROWS, HEADS, 20, 24), (1, HEADS, 20, 24), (1, 1, 1, 24), (20, 24)])
+def test_a_mask_that_is_added_has_its_gradient(shape: tuple[int, ...]) -> None:
+    """T5's bias: transformers asks for it where layers are computed again."""
+    given = sides(20, 24, torch.float32)
+    mask = torch.linspace(-1, 1, 24).expand(shape).clone().requires_grad_()
+
+    def ours(*tensors: Tensor) -> Tensor:
+        return cast(Tensor, cast(Any, AttentionOfHeads).apply(*tensors, None, WIDTH**-0.5))
+
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = with_gradients(torchs, [*given, mask])
+    torch.testing.assert_close(with_gradients(ours, [*given, mask]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_under_dropout_are_those_of_the_same_drop() -> None:
+    """Against the formula in float64, with the numbers that were drawn."""
+    given = sides(20, 24, torch.float32)
+    torch.manual_seed(0)
+    out = with_gradients(scaled_dot_product_attention, given, dropout_p=0.4)
+    torch.manual_seed(0)
+    kept = noise(torch.Size([ROWS, HEADS, 20, 24]), 0.4, torch.float32, torch.device("cpu")).double()
+
+    def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (torch.softmax(q @ k.transpose(2, 3) * WIDTH**-0.5, -1) * kept) @ v
+
+    expected = with_gradients(plain, [side.detach().double().requires_grad_() for side in given])
+    torch.testing.assert_close([one.double() for one in out], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_autocast_multiplies_in_its_precision() -> None:
     given = q, k, v = sides(20, 24, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         out = scaled_dot_product_attention(q, k, v)
+        within = torch.autograd.grad(out.sum(), given, retain_graph=True)
     assert out.dtype is torch.bfloat16
     assert type(out.grad_fn).__name__ == "AttentionOfHeadsBackward"
     gradients = torch.autograd.grad(out.sum(), given)
     assert all(gradient.dtype is torch.float32 for gradient in gradients)
+    torch.testing.assert_close(within, gradients, rtol=0, atol=0)
 
 
 def test_dropped_chances_are_scaled_and_have_no_gradient() -> None:
@@ -104,23 +140,28 @@ def test_dropped_chances_are_scaled_and_have_no_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asking", "asked", "dtype", "ours"),
+    ("asking", "asked", "dtype", "dropout", "ours"),
     [
-        (LONGEST, LONGEST, torch.bfloat16, True),
-        (LONGEST + 1, 8, torch.bfloat16, False),
-        (8, LONGEST + 1, torch.bfloat16, False),
-        (2, 27, torch.bfloat16, False),
-        (27, 27, torch.float32, False),
+        (128, 128, torch.bfloat16, 0.0, True),
+        (129, 128, torch.bfloat16, 0.0, False),
+        (20, LONGEST, torch.bfloat16, 0.0, True),
+        (20, LONGEST + 1, torch.bfloat16, 0.0, False),
+        (2, 27, torch.bfloat16, 0.0, False),
+        (27, 27, torch.float32, 0.0, False),
+        (2, 27, torch.bfloat16, 0.1, False),
+        (300, 300, torch.bfloat16, 0.1, True),
+        (27, 27, torch.float32, 0.1, True),
+        (27, 27, torch.float16, 0.1, False),
     ],
 )
-def test_which_are_computed_by_it(asking: int, asked: int, dtype: torch.dtype, ours: bool) -> None:
+def test_which_are_computed_by_it(asking: int, asked: int, dtype: torch.dtype, dropout: float, ours: bool) -> None:
     q, k, v = sides(asking, asked, dtype)
-    out = scaled_dot_product_attention(q, k, v)
+    out = scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     assert (type(out.grad_fn).__name__ == "AttentionOfHeadsBackward") is ours
 
 
 def test_the_rest_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask that is trained, fewer heads of keys, three dimensions."""
+    """Fewer heads of keys, three dimensions, a mask beside `is_causal`; and what it refuses."""
     asked: list[dict[str, Any]] = []
 
     def seen(*given: Any, **options: Any) -> Tensor:
@@ -129,7 +170,16 @@ def test_the_rest_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(attention, "_torchs", seen)
     q, k, v = sides(20, 24, torch.bfloat16)
-    scaled_dot_product_attention(q, k, v, torch.zeros(20, 24, dtype=torch.bfloat16, requires_grad=True))
     scaled_dot_product_attention(q, k[:, :1], v[:, :1], enable_gqa=True)
     scaled_dot_product_attention(q[0], k[0], v[0], scale=0.5)
-    assert [(one["enable_gqa"], one["scale"]) for one in asked] == [(False, None), (True, None), (False, 0.5)]
+    scaled_dot_product_attention(q, k, v, torch.ones(20, 24, dtype=torch.bool), is_causal=True)
+    scaled_dot_product_attention(q, k, v[:1])
+    assert [(one["enable_gqa"], one["scale"]) for one in asked] == [
+        (True, None),
+        (False, 0.5),
+        (False, None),
+        (False, None),
+    ]
+    for wrong in ({"dropout_p": 1.5}, {"dropout_p": -0.5}, {"attn_mask": torch.ones(20, 24, dtype=torch.int64)}):
+        with pytest.raises(RuntimeError):
+            scaled_dot_product_attention(q, k, v, **cast(Any, wrong))

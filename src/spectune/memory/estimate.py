@@ -144,10 +144,9 @@ def _rehearse_on(
 
     from spectune.memory.rehearsal import evaluation_peak, training_peak
     from spectune.memory.stand_in import stand_in
-    from spectune.training.device import multiplied_in
     from spectune.training.kernels import training_kernels
 
-    kernels = training_kernels(device, multiplied_in(config, dtype))
+    kernels = training_kernels(device)
     packed = quantized_maps(config.model, copied)
     with FakeTensorMode():
         standing: Any = stand_in(copied, config, targets, packed, dtype)

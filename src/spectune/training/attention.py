@@ -1,9 +1,9 @@
-"""Attention of a training step in bfloat16 on a CPU, by products of all heads at once.
+"""Attention of a training step on a CPU, by products of all heads at once.
 
 torch's fused attention multiplies head by head. Backward in bfloat16 each of these small products goes through oneDNN,
-which takes longer to look its kernel up than to run it: 4.0 ms for 8 rows of 27 tokens and 12 heads where the products
-of all heads take 0.9, in float32 between one conversion at either end. torch has such products too, and converts and
-copies three times as often. Beyond some 200 tokens the fused one wins, and holds no probabilities
+which takes longer to look its kernel up than to run it: 4.3 ms for 8 rows of 27 tokens and 12 heads where the products
+of all heads take 1.2, in float32 between one conversion at either end. Beyond some 200 tokens the fused one wins, and
+holds no probabilities. With dropout torch has no fused one, and its products take its slow dropout, in float32 as well
 (`benchmarks/kernels.py`).
 """
 
@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from spectune.training.dropout import noise
 
 _torchs = F.scaled_dot_product_attention
-LONGEST = 128
-"""Tokens up to which the products of all heads are taken."""
+LONGEST, MOST_PAIRS = 256, 128 * 128
+"""Tokens on either side, and pairs of them, up to which the products of all heads are taken without dropout."""
 _WITHOUT_ONEDNN = 16**3
-"""Multiplications up to which torch does not ask oneDNN for a product of one head (`mkldnn_gemm_min_size`)."""
+"""Multiplications up to which torch does not ask oneDNN for a product of one head."""
 
 
 def scaled_dot_product_attention(
@@ -42,36 +42,45 @@ def scaled_dot_product_attention(
         value: (batch, heads, s, e).
         attn_mask: broadcastable to (batch, heads, t, s); added to the scores, or False where nothing is seen.
         dropout_p: chance of a probability to become 0.
-        is_causal: token i sees tokens up to i.
+        is_causal: token i sees tokens up to i; not together with a mask.
         scale: of the scores; 1 / √d if None.
         enable_gqa: fewer heads of keys than of queries; left to torch.
     """
-    autocast = torch.is_autocast_enabled("cpu")
-    dtype = torch.get_autocast_dtype("cpu") if autocast else query.dtype
-    if enable_gqa or dtype is not torch.bfloat16 or not _by_products(query, key, value, attn_mask):
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    usual = not enable_gqa and not (is_causal and attn_mask is not None) and _can(query, key, value, attn_mask)
+    if not usual or not _faster(query, key, dropout_p, dtype):
         return _torchs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if is_causal:
-        attn_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()
-    kept = noise(torch.Size([*query.shape[:3], key.shape[2]]), dropout_p, torch.float32) if dropout_p > 0 else None
+        attn_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    chances = torch.Size([*query.shape[:3], key.shape[2]])
+    kept = noise(chances, dropout_p, torch.float32, query.device) if dropout_p > 0 else None
     scale = query.shape[3] ** -0.5 if scale is None else scale
     with torch.autocast("cpu", enabled=False):
         sides = [side.to(dtype) for side in (query, key, value)]
         return cast(Tensor, cast(Any, AttentionOfHeads).apply(*sides, attn_mask, kept, scale))
 
 
-def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """Whether this attention is one of those that the products of all heads are for.
+def _can(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether ours is made for such inputs.
 
-    Gradients or not: a re-entrant checkpoint runs first without them, and must drop the same both times.
+    What needs a gradient does not count: a re-entrant checkpoint runs first without gradients, T5's bias among them,
+    and must drop the same both times.
     """
-    if torch.compiler.is_compiling() or query.dim() != 4:
+    if torch.compiler.is_compiling() or query.dim() != 4 or query.device.type != "cpu":
         return False
-    if query.device.type != "cpu" or len({query.dtype, key.dtype, value.dtype}) != 1:
+    if mask is not None and (mask.dim() < 2 or not (mask.dtype is torch.bool or mask.is_floating_point())):
         return False
-    if query.shape[:2] != key.shape[:2] or (mask is not None and mask.requires_grad):
-        return False
+    alike = torch.is_autocast_enabled("cpu") or query.dtype == key.dtype == value.dtype
+    return alike and query.shape[:2] == key.shape[:2] == value.shape[:2]
+
+
+def _faster(query: Tensor, key: Tensor, dropout_p: float, dtype: torch.dtype) -> bool:
     asking, asked, width = query.shape[2], key.shape[2], query.shape[3]
-    return asking * asked * width > _WITHOUT_ONEDNN and max(asking, asked) <= LONGEST
+    if asking * asked * width <= _WITHOUT_ONEDNN or not 0 <= dropout_p < 1:
+        return False
+    if dropout_p > 0:
+        return dtype in (torch.bfloat16, torch.float32)
+    return dtype is torch.bfloat16 and asking * asked <= MOST_PAIRS and max(asking, asked) <= LONGEST
 
 
 class AttentionOfHeads(torch.autograd.Function):
@@ -79,7 +88,7 @@ class AttentionOfHeads(torch.autograd.Function):
 
     Shapes: q (batch, heads, t, d), k (batch, heads, s, d), v (batch, heads, s, e); mask None or broadcastable to
     (batch, heads, t, s); kept None or (batch, heads, t, s), by which the probabilities are multiplied. A row that sees
-    nothing is 0, as torch has it. Differentiable once, in q, k and v.
+    nothing is 0, as torch has it. Differentiable once, in q, k, v and a mask that is added.
     """
 
     @staticmethod
@@ -92,19 +101,31 @@ class AttentionOfHeads(torch.autograd.Function):
         chances = torch.ops.aten._safe_softmax.default(scores, -1)
         ctx.save_for_backward(queries, keys, values, chances, kept)
         ctx.scale, ctx.shapes, ctx.dtype = scale, (q.shape, k.shape, v.shape), q.dtype
+        ctx.mask = None if mask is None else (mask.shape, mask.dtype)
         return _by_token(_dropped(chances, kept).bmm(values), torch.Size([*q.shape[:3], v.shape[3]]), q.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        queries, keys, values, chances, kept = ctx.saved_tensors
-        by_head = _by_head(grad)
-        of_values = _dropped(chances, kept).transpose(1, 2).bmm(by_head)
-        of_chances = _dropped(by_head.bmm(values.transpose(1, 2)), kept)
-        of_scores = torch.ops.aten._softmax_backward_data.default(of_chances, chances, -1, torch.float32)
-        of_queries, of_keys = of_scores.bmm(keys).mul_(ctx.scale), of_scores.transpose(1, 2).bmm(queries)
-        sides = zip((of_queries, of_keys, of_values), ctx.shapes, strict=True)
-        return *(_by_token(side, shape, ctx.dtype) for side, shape in sides), None, None, None
+        with torch.autocast("cpu", enabled=False):
+            of_sides, of_mask = _gradients(ctx, _by_head(grad), *ctx.saved_tensors)
+        return *of_sides, of_mask, None, None
+
+
+def _gradients(
+    ctx: Any, grad: Tensor, queries: Tensor, keys: Tensor, values: Tensor, chances: Tensor, kept: Tensor | None
+) -> tuple[list[Tensor], Tensor | None]:
+    """Of q, k and v, and of the mask where it is asked for; all inputs (batch · heads, …) in float32."""
+    of_values = _dropped(chances, kept).transpose(1, 2).bmm(grad)
+    of_chances = _dropped(grad.bmm(values.transpose(1, 2)), kept)
+    of_scores = torch.ops.aten._softmax_backward_data.default(of_chances, chances, -1, torch.float32)
+    of_queries, of_keys = of_scores.bmm(keys).mul_(ctx.scale), of_scores.transpose(1, 2).bmm(queries)
+    sides = zip((of_queries, of_keys, of_values), ctx.shapes, strict=True)
+    of_sides = [_by_token(side, shape, ctx.dtype) for side, shape in sides]
+    if not ctx.needs_input_grad[3]:
+        return of_sides, None
+    (batch, heads, asking, _), (shape, dtype) = ctx.shapes[0], ctx.mask
+    return of_sides, of_scores.view(batch, heads, asking, -1).sum_to_size(shape).to(dtype)
 
 
 def _by_head(x: Tensor) -> Tensor:

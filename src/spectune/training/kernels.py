@@ -1,14 +1,15 @@
 """What a training step on a CPU computes with in place of two functions of `torch.nn.functional`.
 
-Models call both by their names there, in transformers as in PEFT and torch, so exchanging them for the time of a step
-reaches every architecture and nothing outside the step.
+Models call them by their names there, in transformers as in PEFT and torch: exchanged for the time of a step, they
+reach all that calls them and nothing after the step. Attention that a model writes out itself stays what it is, but
+for its dropout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,27 +22,31 @@ Kernels = Callable[[], AbstractContextManager[Any]]
 """What the forward and backward of a batch run in."""
 
 
-def training_kernels(device: torch.device, dtype: torch.dtype) -> Kernels:
-    """The faster functions for training.
+def training_kernels(device: torch.device) -> Kernels:
+    """The faster functions for training on this device."""
+    return exchanged if device.type == "cpu" else nullcontext
 
-    Args:
-        device: where the step runs.
-        dtype: that the base multiplies in.
-    """
-    if device.type != "cpu":
-        return nullcontext
-    attention = {"scaled_dot_product_attention": scaled_dot_product_attention} if dtype is torch.bfloat16 else {}
-    return partial(_exchanged, {"dropout": dropout, **attention})
+
+_exchange = threading.Lock()
+_inside = 0
+_before: dict[str, Callable[..., Any]] = {}
 
 
 @contextmanager
-def _exchanged(functions: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
-    """For the process, as signals and random states are: one training at a time."""
-    before = {name: getattr(F, name) for name in functions}
-    for name, function in functions.items():
-        setattr(F, name, function)
+def exchanged() -> Iterator[None]:
+    """Ours in `torch.nn.functional`, until the last of those that run inside, threads or not, has left."""
+    global _inside
+    with _exchange:
+        if _inside == 0:
+            for function in (dropout, scaled_dot_product_attention):
+                _before[function.__name__] = getattr(F, function.__name__)
+                setattr(F, function.__name__, function)
+        _inside += 1
     try:
         yield
     finally:
-        for name, function in before.items():
-            setattr(F, name, function)
+        with _exchange:
+            _inside -= 1
+            if _inside == 0:
+                for name, function in _before.items():
+                    setattr(F, name, function)

@@ -31,7 +31,7 @@ from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
-from spectune.training.device import choose_device, choose_dtype, kind_of, multiplied_in
+from spectune.training.device import choose_device, choose_dtype, kind_of
 from spectune.training.directory import RunDirectory, step_of
 from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
@@ -176,7 +176,7 @@ def _make_loop(ready: Ready, stop: Stop) -> Loop:
     options = StepOptions(
         device=session.device,
         autocast=partial(torch.autocast, session.device.type, torch.bfloat16, enabled=train.mixed_precision == "bf16"),
-        kernels=training_kernels(session.device, multiplied_in(config, session.dtype)),
+        kernels=training_kernels(session.device),
         label_smoothing=train.label_smoothing_factor,
         max_grad_norm=train.max_grad_norm,
         penalty_in_scores=config.adapter.penalty_in_scores,
