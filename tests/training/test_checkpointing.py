@@ -53,7 +53,8 @@ def test_a_run_ends_where_it_ends_without(run: Run, model: dict[str, Any], monke
         found = result.summary["ranks"], load_file(result.adapter / "adapter_model.safetensors")
         expected = expected or found
         assert found[0] == expected[0]
-        torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=1e-6)
+        for name, tensor in expected[1].items():  # by the norm: AdamW makes a whole step of a gradient of mere rounding
+            assert float((found[1][name] - tensor).norm()) <= 1e-5 * float(tensor.norm()), name
 
 
 @pytest.mark.parametrize("name", ["switch_transformers", "nllb-moe", "led", "pegasus_x", "mvp (prompts)"])
