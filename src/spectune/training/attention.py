@@ -52,7 +52,7 @@ def scaled_dot_product_attention(
         return _torchs(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     if is_causal:
         attn_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-    chances = torch.Size([*query.shape[:3], key.shape[2]])
+    chances = torch.Size([query.shape[0] * query.shape[1], query.shape[2], key.shape[2]])
     kept = noise(chances, dropout_p, torch.float32, query.device) if dropout_p > 0 else None
     scale = query.shape[3] ** -0.5 if scale is None else scale
     with torch.autocast("cpu", enabled=False):
@@ -87,7 +87,7 @@ class AttentionOfHeads(torch.autograd.Function):
     """softmax(scale · q kᵀ + mask) v, multiplied in float32, the results in the inputs' precision.
 
     Shapes: q (batch, heads, t, d), k (batch, heads, s, d), v (batch, heads, s, e); mask None or broadcastable to
-    (batch, heads, t, s); kept None or (batch, heads, t, s), by which the probabilities are multiplied. A row that sees
+    (batch, heads, t, s); kept None or (batch · heads, t, s), by which the probabilities are multiplied. A row that sees
     nothing is 0, as torch has it. Differentiable once, in q, k, v and a mask that is added.
     """
 
@@ -150,4 +150,4 @@ def _hide(scores: Tensor, mask: Tensor | None) -> None:
 
 
 def _dropped(chances: Tensor, kept: Tensor | None) -> Tensor:
-    return chances if kept is None else chances * kept.view_as(chances)
+    return chances if kept is None else chances * kept
