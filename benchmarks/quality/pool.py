@@ -25,7 +25,7 @@ class Wanted:
     methods: list[str]
     ranks: list[int]
     seeds: list[int]
-    """Of a confirmation: one run each. Of a search: it goes by the mean over them."""
+    """Of a search: it goes by the mean over them. Else one run each."""
 
     def chains(self) -> list[Key]:
         """The first run of each chain; what does not depend on the rank is there once."""
@@ -34,15 +34,15 @@ class Wanted:
             for task in self.tasks
             for rank in self.ranks
             for method in self.methods
-            for seed in (self.seeds if self.stage == "confirm" else self.seeds[:1])
+            for seed in (self.seeds[:1] if self.stage == "search" else self.seeds)
         ]
 
 
 class Pool:
-    """Runs in processes of one thread each. A chain is one run after another: a search, or a single confirmation."""
+    """Runs in processes of one thread each. A chain is one run after another: a search, or a single one at its rate."""
 
     def __init__(self, results: Results, wanted: Wanted, *, base: str, jobs: int, points: int) -> None:
-        """`points`: validation scores on the way, of a confirmation."""
+        """`points`: validation scores on the way, but of a search."""
         self._results, self._base, self._jobs, self._points = results, base, jobs, points
         self._chains, self._seeds = wanted.chains(), wanted.seeds
 
@@ -65,21 +65,20 @@ class Pool:
     def _begin(self, pool: ProcessPoolExecutor, running: dict[Future[dict[str, Any]], Key], key: Key) -> None:
         following = self._next(key)
         if following is not None:
-            points = self._points if key.stage == "confirm" else 0
+            points = 0 if key.stage == "search" else self._points
             running[pool.submit(_work, following, self._base, points)] = following
 
     def _next(self, chain: Key) -> Key | None:
         """The next run of a chain; None at its end."""
-        value = TASKS[chain.task].value
-        if chain.stage == "confirm":
-            rate = self._results.best_rate(value, chain.task, chain.method, chain.rank)
-            if METHODS[chain.method].kind == "frozen":
-                rate = chain.rate
-            if rate is None:
-                raise SystemExit(f"no finished search for {chain.method} on {chain.task} at {chain.rank}")
-            key = replace(chain, rate=rate)
-            return None if key in self._results else key
-        return self._next_of_search(chain)
+        if chain.stage == "search":
+            return self._next_of_search(chain)
+        rate = self._results.best_rate(TASKS[chain.task].value, chain.task, chain.method, chain.rank)
+        if METHODS[chain.method].kind == "frozen":
+            rate = chain.rate
+        if rate is None:
+            raise SystemExit(f"no finished search for {chain.method} on {chain.task} at {chain.rank}")
+        key = replace(chain, rate=rate)
+        return None if key in self._results else key
 
     def _next_of_search(self, chain: Key) -> Key | None:
         """The first seed that is missing at the rate to try next; seeds of an earlier search count, too."""

@@ -9,6 +9,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 from benchmarks.quality.results import Results
+from benchmarks.quality.tasks import TASKS
 
 from spectune.adapter.roles import TargetRole, role_of
 from spectune.report.tables import rank_grid
@@ -18,10 +19,11 @@ _LEFT, _TOP, _CELL, _ROW, _GAP = 96, 56, 44, 26, 28
 
 
 def confirmed_ranks(results: Results, method: str, rank: int) -> dict[str, list[Ranks]]:
-    """The final ranks of each seed, by task."""
+    """The final ranks of each seed, by task; of data that two tasks share, those of the first alone."""
     found: dict[str, list[Ranks]] = {}
     for key in results:
-        if (key.stage, key.method, key.rank) == ("confirm", method, rank) and "ranks" in results[key]:
+        wanted = (key.stage, key.method, key.rank) == ("confirm", method, rank) and not TASKS[key.task].file
+        if wanted and "ranks" in results[key]:
             found.setdefault(key.task, []).append(results[key]["ranks"])
     return found
 

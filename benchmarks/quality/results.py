@@ -23,7 +23,7 @@ class Key:
     """One run."""
 
     stage: str
-    """`search` (validation only) or `confirm`."""
+    """`search` (validation only), `confirm` (test rows too) or `curve` (validation, also on the way)."""
     task: str
     method: str
     rank: int

@@ -64,13 +64,12 @@ def examples_needed(results: Results, rank: int) -> str:
     """Training examples until the final validation score of LoRA is first reached, mean over seeds that reach it."""
     rows = []
     for task in _tasks(results, "confirm", rank):
-        goals = {key.seed: _validation(results[key], task) for key in _runs(results, task, REFERENCE, rank)}
+        goals = {seed: _validation(entry, task) for seed, entry in _watched(results, task, REFERENCE, rank).items()}
         for method in METHODS:
-            runs = [
-                key for key in _runs(results, task, method, rank) if results[key].get("curve") and key.seed in goals
-            ]
+            watched = _watched(results, task, method, rank).items()
+            runs = [(entry, goals[seed]) for seed, entry in watched if entry.get("curve") and seed in goals]
             if runs:
-                steps = [_first_step(results[key], task, goals[key.seed]) for key in runs]
+                steps = [_first_step(entry, task, goal) for entry, goal in runs]
                 reached = [step * TASKS[task].batch_size for step in steps if step is not None]
                 rows.append(
                     {
@@ -103,9 +102,15 @@ def scores(results: Results, task: str, method: str, rank: int) -> dict[int, flo
     return {key.seed: value(results[key]["test"]) for key in _runs(results, task, method, rank)}
 
 
-def _runs(results: Results, task: str, method: str, rank: int) -> list[Key]:
-    """Confirmations at the rate that the search has chosen, none while it goes on; it may have left some at another."""
-    every = [key for key in results if (key.stage, key.task, key.method) == ("confirm", task, method)]
+def _watched(results: Results, task: str, method: str, rank: int) -> dict[int, dict[str, Any]]:
+    """The line of each seed: of its run for a curve where there is one, else of its confirmation."""
+    stages = ("confirm", "curve")
+    return {key.seed: results[key] for stage in stages for key in _runs(results, task, method, rank, stage)}
+
+
+def _runs(results: Results, task: str, method: str, rank: int, stage: str = "confirm") -> list[Key]:
+    """Runs at the rate that the search has chosen, none while it goes on; it may have left some at another."""
+    every = [key for key in results if (key.stage, key.task, key.method) == (stage, task, method)]
     if METHODS[method].kind == "frozen":  # no rate to choose
         return every
     if METHODS[method].kind != "full":  # it has one number for all ranks

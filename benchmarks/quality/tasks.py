@@ -41,6 +41,9 @@ class Task:
     by_loss: bool = False
     """Decided by minus the cross entropy, where what the base can write is hardly better than the same text for all."""
 
+    file: str = ""
+    """Its run file, where it is not called like the task."""
+
     @property
     def unit(self) -> str:
         """What `value` is."""
@@ -68,6 +71,7 @@ TASKS = {
         Task("clinc150", "exact_match", 400, 16, 750, 1000),
         Task("mr_sentiment", "exact_match", 250, 16, 300, 1000),
         Task("e2e_nlg", "bleu", 200, 8, 60, 315),
+        Task("e2e_nlg_600", "bleu", 600, 8, 120, 315, file="e2e_nlg"),
         Task("scan", "exact_match", 800, 16, 300, 600, _ACTIONS),
         Task("tatoeba_en_es", "chrf", 300, 16, 150, 400, by_loss=True),
     )
@@ -88,8 +92,9 @@ class Ground:
 
     def __init__(self, task: Task, base: str) -> None:
         """Read and tokenise the task's rows; `base` is `starter` or a directory."""
+        file = EXAMPLES / f"{task.file or task.name}.yaml"
         overrides = [f"model.model_name_or_path={base}", f"train.max_steps={task.steps}"]
-        self.task, self.config = task, load_run_config(EXAMPLES / f"{task.name}.yaml", overrides)
+        self.task, self.config = task, load_run_config(file, overrides)
         outline = outline_run(self.config)
         assert outline.data is not None
         self._location, self._data = outline.base, outline.data

@@ -152,6 +152,25 @@ def test_tables_say_differences_seed_by_seed_and_what_is_covered(tmp_path: Path)
     assert "| clinc150 | PEFT LoRA | 3,200 | 2 of 2 |" in needed
 
 
+def test_a_curve_run_later_counts_in_place_of_the_confirmation(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    names = ("PEFT LoRA", "spectune")
+    lines = [line("confirm", name, seed=seed, test=0.8) for name in names for seed in (1, 2)]
+    lines += [one for name in names for one in searched(name)]
+    path.write_text("\n".join(lines))
+    results = Results(path)
+    wanted = Wanted("curve", ["clinc150"], ["spectune"], [2], [1, 2])
+    pool = Pool(results, wanted, base="starter", jobs=1, points=8)
+    keys = [pool._next(chain) for chain in wanted.chains()]
+    assert keys == [Key("curve", "clinc150", "spectune", 2, seed, 1e-2) for seed in (1, 2)]
+    results.add(keys[0], json.loads(line("curve", "spectune", seed=1, test=1.6)))  # half of it is LoRA's 0.8
+    assert pool._next(wanted.chains()[0]) is None
+    needed = " ".join(tables.examples_needed(results, 2).split())
+    assert "| clinc150 | spectune | 2,400 | 2 of 2 |" in needed  # 100 and 200 steps of 16 rows
+    assert "| clinc150 | PEFT LoRA | 3,200 | 2 of 2 |" in needed
+    assert tables.scores(results, "clinc150", "spectune", 2) == {1: 0.8, 2: 0.8}  # test rows: confirmations alone
+
+
 def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page, lines = tmp_path / "page.md", tmp_path / "lines.jsonl"
     lines.write_text("\n".join([line("confirm", "spectune"), *searched("spectune")]))
