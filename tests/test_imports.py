@@ -150,10 +150,16 @@ def test_only_the_host_knows_peft(path: Path) -> None:
     assert not foreign & {module.split(".")[0] for module in _modules(_tree(path))}
 
 
-def test_metrics_take_strings_only() -> None:
-    modules = set(_modules(_tree(SOURCE / "evaluation" / "metrics.py")))
+_SCORES = ("answer_scores", "label_scores", "text_scores")
+
+
+@pytest.mark.parametrize("name", ["metrics", "metric", *_SCORES])
+def test_metrics_take_strings_only(name: str) -> None:
+    modules = set(_modules(_tree(SOURCE / "evaluation" / f"{name}.py")))
     assert not {module for module in modules if module.split(".")[0] in HEAVY}
-    assert {module for module in modules if module.startswith("spectune")} <= {"spectune.errors"}
+    allowed = {"spectune.errors", "spectune.evaluation", "spectune.evaluation.metric"}
+    allowed |= {f"spectune.evaluation.{score}" for score in _SCORES}
+    assert {module for module in modules if module.startswith("spectune")} <= allowed
 
 
 @pytest.mark.parametrize("path", sorted(SOURCE.glob("report/*.py")), ids=lambda path: path.stem)

@@ -147,7 +147,7 @@ class EvaluationConfig(Section):
     eval_on_start: bool = True
     """Score the untrained model first, so that the gain is visible."""
     metrics: Annotated[list[Name], Field(min_length=1)] | Literal["auto"] = "auto"
-    """Names of metrics; `auto` is those of the task."""
+    """Names of metrics (docs/metrics.md); `auto` is those of the task."""
     metric_for_best_model: Name | None = None
     """Default: the task's first metric. Only evaluations after the freeze are candidates."""
     load_best_model_at_end: bool = True

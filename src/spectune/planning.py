@@ -20,7 +20,7 @@ from spectune.data.prepare import PreparedData, prepare_data
 from spectune.data.tokenization import check_lengths
 from spectune.data.windows import windows_per_epoch
 from spectune.errors import ConfigError, DataError, ModelError
-from spectune.evaluation.metrics import choose_metrics
+from spectune.evaluation.metrics import check_rows, choose_metrics
 from spectune.families import attention_block, family_notes
 from spectune.formats.adapter_files import check_start
 from spectune.launch import world_size
@@ -204,7 +204,11 @@ def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
             f"evaluation.constrain_labels needs labels, which task {data.task} has none of; set data.task: "
             "classification, or constrain_labels: false"
         )
-    choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task, evaluation.constrain_labels)
+    best, constrained = evaluation.metric_for_best_model, evaluation.constrain_labels
+    names, _ = choose_metrics(evaluation.metrics, best, data.task, constrained)
+    scored = [*(data.validation or data.train), *data.test]  # without validation rows, the first of training
+    labels = None if data.verbalizer is None else data.verbalizer.words
+    check_rows(names, (example.target for example in scored), labels)
     if evaluation.early_stopping_patience is not None and not data.validation:
         raise ConfigError("evaluation.early_stopping_patience needs validation rows; give data.validation_file")
 

@@ -163,6 +163,7 @@ def test_a_curve_run_later_counts_in_place_of_the_confirmation(tmp_path: Path) -
     pool = Pool(results, wanted, base="starter", jobs=1, points=8)
     keys = [pool._next(chain) for chain in wanted.chains()]
     assert keys == [Key("curve", "clinc150", "spectune", 2, seed, 1e-2) for seed in (1, 2)]
+    assert keys[0] is not None
     results.add(keys[0], json.loads(line("curve", "spectune", seed=1, test=1.6)))  # half of it is LoRA's 0.8
     assert pool._next(wanted.chains()[0]) is None
     needed = " ".join(tables.examples_needed(results, 2).split())

@@ -9,11 +9,11 @@ import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from spectune.errors import ConfigError
+from spectune.evaluation.label_scores import confusion
+from spectune.evaluation.metric import Metric
 from spectune.evaluation.metrics import (
-    Metric,
     check_metrics,
     compute_metrics,
-    confusion,
     default_metrics,
     higher_is_better,
     resolve_metrics,

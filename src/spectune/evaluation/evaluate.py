@@ -19,17 +19,11 @@ from spectune.data.tokenization import TokenizedSet
 from spectune.evaluation.constrained import LabelDecoder, LabelOutputs
 from spectune.evaluation.decoding import AfterBatch
 from spectune.evaluation.generation import GenerationSettings, generate_texts, generation_config, generation_model
+from spectune.evaluation.label_scores import confusion
 from spectune.evaluation.label_trie import LabelTrie
 from spectune.evaluation.loss import CrossEntropySum, mean_loss
-from spectune.evaluation.metrics import (
-    LOSS,
-    LOSS_SIGNATURE,
-    Metric,
-    compute_metrics,
-    confusion,
-    constrained_metrics,
-    text_metrics,
-)
+from spectune.evaluation.metric import Metric
+from spectune.evaluation.metrics import LOSS, LOSS_SIGNATURE, compute_metrics, constrained_metrics, text_metrics
 from spectune.files import write_text
 
 T = TypeVar("T")

@@ -3,36 +3,18 @@
 A signature says all that the number depends on besides the texts (library and version, options, references). Two
 numbers whose signatures differ are not compared; the idea is sacrebleu's (`sacrebleu/metrics/base.py`).
 
-`exact_match`, `accuracy`, `macro_f1`, `non_label_share` and the `constrained_` ones are in 0–1; `rouge1`, `rouge2`,
-`rougeL`, `bleu` and `chrf` in 0–100. Importing this module is cheap: a metric imports its library itself.
+docs/metrics.md has them all, with their units. Importing this module is cheap: a metric imports its library itself.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from spectune.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number and what it depends on."""
-
-    value: float
-    signature: str
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """What every metric reads: one stripped prediction, its references and, for classification, the label words."""
-
-    predictions: Sequence[str]
-    references: Sequence[Sequence[str]]
-    labels: Sequence[str]
-
+from spectune.evaluation import answer_scores, label_scores, text_scores
+from spectune.evaluation.metric import Metric, Texts
 
 LOSS = "eval_loss"
 """Computed from logits, not from texts (`evaluation.loss`), but chosen and compared like any other metric."""
@@ -48,7 +30,9 @@ _DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "translation": ("bleu", "chrf"),
     "text2text": ("exact_match", "rougeL", "bleu", "chrf"),
 }
-_LABEL_METRICS = frozenset({"accuracy", "macro_f1", "non_label_share"})
+_LABEL_METRICS = frozenset({"accuracy", "macro_f1", "f1", "matthews_correlation", "non_label_share"})
+_NUMBER_METRICS = frozenset({"pearson", "spearmanr"})
+_SHOWN = 60  # characters of a text in a message
 _LOWER_IS_BETTER = frozenset({LOSS, "non_label_share"})
 
 
@@ -111,6 +95,25 @@ def check_metrics(names: Sequence[str], task: str, constrained: bool = False) ->
             raise ConfigError(f"metric {name} needs evaluation.constrain_labels: true")
 
 
+def check_rows(names: Sequence[str], targets: Iterable[str], labels: Sequence[str] | None = None) -> None:
+    """Refuse metrics that these rows cannot have, before anything is generated for them.
+
+    Args:
+        names: checked by `check_metrics`.
+        targets: the first reference of every row that will be scored.
+        labels: the label words.
+
+    Raises:
+        ConfigError: `f1` without exactly two labels, or a correlation of targets that are no numbers.
+    """
+    if "f1" in names and labels is not None and len(labels) != 2:
+        raise ConfigError(f"metric f1 is that of the positive label of two, and there are {len(labels)}; use macro_f1")
+    wanted = [name for name in names if name in _NUMBER_METRICS]
+    odd = next((text for text in targets if answer_scores.number_in(text) is None), None) if wanted else None
+    if odd is not None:
+        raise ConfigError(f"metric {wanted[0]} compares numbers, and the target {odd[:_SHOWN]!r} is none")
+
+
 def text_metrics(names: Sequence[str]) -> list[str]:
     """Those of `names` that `compute_metrics` computes: from free texts, neither logits nor constrained labels."""
     return [name for name in names if name in _METRICS]
@@ -134,7 +137,7 @@ def compute_metrics(
         names: metrics in the order in which they are wanted back; `eval_loss` is not one of the text metrics.
         predictions: n texts.
         references: n sequences of at least one text.
-        labels: the label words; needed by `accuracy`, `macro_f1` and `non_label_share`.
+        labels: the label words; needed by the metrics of classification.
 
     Raises:
         ValueError: no rows, rows that do not match, a row without reference, or label metrics without labels.
@@ -144,8 +147,8 @@ def compute_metrics(
     if not all(references):
         raise ValueError("every row needs at least one reference")
     if labels is None and not _LABEL_METRICS.isdisjoint(names):
-        raise ValueError("accuracy, macro_f1 and non_label_share need the label words")
-    texts = _Texts(
+        raise ValueError("metrics of classification need the label words")
+    texts = Texts(
         [text.strip() for text in predictions],
         [[text.strip() for text in row] for row in references],
         [label.strip() for label in labels or ()],
@@ -164,112 +167,20 @@ def constrained_metrics(
     }
 
 
-def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """Counts of target label against prediction, for JSON.
-
-    Returns:
-        `{"rows": labels, "columns": labels + ["other"], "counts": [[…], …]}`; `counts[i][j]` rows have target i and
-        prediction j, the last column counts predictions that are no label. A row "other" is added only if a target is
-        no label.
-    """
-    position = {label.strip(): index for index, label in enumerate(labels)}
-    other = len(labels)
-    counts = [[0] * (other + 1) for _ in range(other + 1)]
-    for prediction, target in zip(predictions, targets, strict=True):
-        counts[position.get(target.strip(), other)][position.get(prediction.strip(), other)] += 1
-    rows = [*labels, "other"] if any(counts[other]) else list(labels)
-    return {"rows": rows, "columns": [*labels, "other"], "counts": counts[: len(rows)]}
-
-
-def _reference_count(references: Sequence[Sequence[str]]) -> str:
-    """sacrebleu's way to write it: the number of references per row, `var` when it varies."""
-    counts = {len(row) for row in references}
-    return str(counts.pop()) if len(counts) == 1 else "var"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _exact_match(name: str, texts: _Texts) -> Metric:
-    hits = [prediction in row for prediction, row in zip(texts.predictions, texts.references, strict=True)]
-    return Metric(_mean(hits), f"nrefs:{_reference_count(texts.references)}|strip:outer|case:mixed")
-
-
-def _accuracy(name: str, texts: _Texts) -> Metric:
-    words = set(texts.labels)
-    hits = [
-        prediction in words and prediction in row
-        for prediction, row in zip(texts.predictions, texts.references, strict=True)
-    ]
-    return Metric(_mean(hits), f"labels:{len(words)}|non-label:wrong")
-
-
-def _non_label_share(name: str, texts: _Texts) -> Metric:
-    words = set(texts.labels)
-    return Metric(_mean([text not in words for text in texts.predictions]), f"labels:{len(words)}")
-
-
-def _macro_f1(name: str, texts: _Texts) -> Metric:
-    """Mean F1 over the labels that occur as target or prediction.
-
-    `zero_division=nan` leaves out labels that occur as neither (their F1 is undefined), as scikit-learn does when it
-    collects the labels itself; `labels=` keeps outputs that are no label from becoming classes of their own.
-    """
-    import numpy as np
-    import sklearn
-    from sklearn.metrics import f1_score
-
-    pairs = zip(texts.predictions, texts.references, strict=True)
-    targets = [prediction if prediction in row else row[0] for prediction, row in pairs]
-    seen = set(targets).union(texts.predictions)
-    value = 0.0
-    if not seen.isdisjoint(texts.labels):
-        value = f1_score(targets, texts.predictions, labels=texts.labels, average="macro", zero_division=np.nan)
-    signature = f"labels:{len(texts.labels)}|average:macro over labels seen|non-label:wrong"
-    return Metric(float(value), f"{signature}|version:scikit-learn {sklearn.__version__}")
-
-
-def _rouge(name: str, texts: _Texts) -> Metric:
-    """Mean F1 with Porter stemming, as in transformers' `run_summarization`; the best of several references."""
-    from importlib.metadata import version
-
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer([name], use_stemmer=True)
-    rows = zip(texts.predictions, texts.references, strict=True)
-    scores = [float(scorer.score_multi(row, prediction)[name].fmeasure) for prediction, row in rows]
-    signature = f"nrefs:{_reference_count(texts.references)}|refs:max|score:f1|stemmer:porter|tok:a-z0-9"
-    return Metric(100.0 * _mean(scores), f"{signature}|version:rouge-score {version('rouge-score')}")
-
-
-def _sacrebleu(name: str, texts: _Texts) -> Metric:
-    """Corpus BLEU or chrF; the signature is sacrebleu's own."""
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
-    # force: whether the texts look tokenised is the data's business; it changes no number, only a warning.
-    scorer = BLEU(force=True) if name == "bleu" else CHRF()
-    # sacrebleu's annotation leaves out the None that its documentation asks for where a row has fewer references.
-    streams = cast("list[list[str]]", _reference_streams(texts.references))
-    score = scorer.corpus_score(list(texts.predictions), streams)
-    return Metric(float(score.score), str(scorer.get_signature()))
-
-
-def _reference_streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
-    """sacrebleu's streams: stream k holds the k-th reference of every row, None where a row has fewer."""
-    width = max(len(row) for row in references)
-    return [[row[stream] if stream < len(row) else None for row in references] for stream in range(width)]
-
-
-_METRICS: Mapping[str, Callable[[str, _Texts], Metric]] = {
-    "exact_match": _exact_match,
-    "accuracy": _accuracy,
-    "macro_f1": _macro_f1,
-    "non_label_share": _non_label_share,
-    "rouge1": _rouge,
-    "rouge2": _rouge,
-    "rougeL": _rouge,
-    "bleu": _sacrebleu,
-    "chrf": _sacrebleu,
+_METRICS: Mapping[str, Callable[[str, Texts], Metric]] = {
+    "exact_match": text_scores.exact_match,
+    "accuracy": label_scores.accuracy,
+    "macro_f1": label_scores.macro_f1,
+    "f1": label_scores.f1,
+    "matthews_correlation": label_scores.matthews_correlation,
+    "non_label_share": label_scores.non_label_share,
+    "rouge1": text_scores.rouge,
+    "rouge2": text_scores.rouge,
+    "rougeL": text_scores.rouge,
+    "bleu": text_scores.sacrebleu,
+    "chrf": text_scores.sacrebleu,
+    "squad_exact_match": answer_scores.squad_exact_match,
+    "squad_f1": answer_scores.squad_f1,
+    "pearson": answer_scores.correlation,
+    "spearmanr": answer_scores.correlation,
 }

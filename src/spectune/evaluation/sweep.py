@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spectune.adapter.peft_inference import as_pruned
 from spectune.data.examples import Example
-from spectune.evaluation.metrics import Metric
+from spectune.evaluation.metric import Metric
 from spectune.evaluation.trained import TrainedAdapter
 from spectune.formats.adapter_tensors import PREFIX
 

@@ -25,7 +25,7 @@ from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import GenerationSettings, resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import LabelTrie, label_trie
-from spectune.evaluation.metrics import resolve_metrics
+from spectune.evaluation.metrics import check_rows, resolve_metrics
 from spectune.formats.adapter_files import WEIGHTS
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.formats.adapter_tensors import check_fit, check_loaded
@@ -62,9 +62,16 @@ class TrainedAdapter:
     """The processes that share the rows, of all of which each makes the same calls."""
 
     def evaluate(self, examples: Sequence[Example]) -> Evaluation:
-        """Score examples, with the run's metrics and decoding."""
+        """Score examples, with the run's metrics and decoding.
+
+        Raises:
+            ConfigError: a metric that these rows cannot have.
+        """
         settings, verbalizer = self.settings, self.settings.verbalizer
         trie = self._trie() if settings.evaluation.constrain_labels else None
+        names = resolve_metrics(settings.evaluation.metrics, settings.task, trie is not None)
+        labels = None if verbalizer is None else verbalizer.words
+        check_rows(names, (example.target for example in examples), labels)
         tokenized = self._tokenize(examples)
         longest = min(tokenized.truncation.longest_target, self._most("target"))
         with self.shared() as sharing:
@@ -74,8 +81,8 @@ class TrainedAdapter:
                 examples,
                 tokenized,
                 settings=self._decoding(longest),
-                metric_names=resolve_metrics(settings.evaluation.metrics, settings.task, trie is not None),
-                labels=None if verbalizer is None else verbalizer.words,
+                metric_names=names,
+                labels=labels,
                 task=settings.task,
                 trie=trie,
                 sharing=sharing,

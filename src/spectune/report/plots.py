@@ -15,8 +15,8 @@ from spectune.report.values import mapping, means, number, numbers, thinned
 
 Figure = dict[str, Any]
 MOST_POINTS = 800
-SHARES = ("exact_match", "accuracy", "macro_f1", "non_label_share")
-"""Metrics in 0–1; the other text metrics are in 0–100."""
+PERCENT = ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "squad_exact_match", "squad_f1")
+"""Metrics in 0–100; the others are shares, or correlations, of at most 1."""
 LOSS = "eval_loss"
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
@@ -153,12 +153,12 @@ def metric_names(files: RunFiles) -> list[str]:
 
 
 def metrics(files: RunFiles) -> dict[str, Figure]:
-    """Metrics over steps, those in 0–1 apart from those in 0–100."""
+    """Metrics over steps, those of at most 1 apart from those in 0–100."""
     names = [name for name in metric_names(files) if name != LOSS]
     found = {}
     for key, unit, chosen in (
-        ("shares", "share of rows, 0 to 1", [name for name in names if name in SHARES]),
-        ("scores", "score, 0 to 100", [name for name in names if name not in SHARES]),
+        ("shares", "share or correlation, up to 1", [name for name in names if name not in PERCENT]),
+        ("scores", "score, 0 to 100", [name for name in names if name in PERCENT]),
     ):
         traces = [points(name, *evaluations(files, name), place) for place, name in enumerate(chosen[:COLOURS])]
         traces = [trace for trace in traces if trace["x"]]
