@@ -59,7 +59,7 @@ def parameters_of(config: RunConfig, model: PreTrainedModel, targets: tuple[str,
     at_start, whole, room = rank * sum(costs), sum(beside), None
     if config.adapter.budget is not None:
         room = parse_budget(config.adapter.budget).room(entries, beside)
-        check_budget(room, initial=at_start, cheapest=min(costs), init_r=rank)
+        check_budget(room, initial=at_start, dearest=max(costs), init_r=rank)
     after = room if room is not None else (config.adapter.target_r or 0) * sum(costs)
     return Parameters(
         total=sum(parameter.numel() for parameter in model.parameters()),

@@ -131,7 +131,9 @@ def test_an_optimizer_made_before_attach() -> None:
     ):
         model.base_model.update_and_allocate(1)
     model.base_model.update_and_allocate(2)  # said once
-    copy.deepcopy(model).base_model.update_and_allocate(3)
+    copied = copy.deepcopy(model)
+    copied(**batch(3)).loss.backward()
+    copied.base_model.update_and_allocate(3)
 
 
 def test_moved_after_attach() -> None:

@@ -82,7 +82,7 @@ def test_equal_scores_leave_the_dear_triplets_first() -> None:
     assert costs[engine.keep].max() <= costs[~engine.keep].min()
 
 
-@pytest.mark.parametrize("budget", [0, 10, 10**6])
+@pytest.mark.parametrize("budget", [0, 10, 40, 10**6])  # a triplet has 33 or 41
 def test_a_budget_that_holds_nothing_or_everything_is_refused(budget: int) -> None:
     with pytest.raises(ConfigError, match=r"raise it, or adapt fewer|raise init_r or lower the budget"):
         hosted("t5", budget=budget)

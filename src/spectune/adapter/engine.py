@@ -75,8 +75,8 @@ class AdaLoraEngine:
         self.initial_budget = self.spending.in_memory()
         self.target_budget = min(schedule.target_r * len(store.matrices), self.initial_budget)
         if options.budget is not None:
-            cheapest = min(self.spending.costs)
-            check_budget(options.budget, initial=self.initial_budget, cheapest=cheapest, init_r=schedule.init_r)
+            dearest = max(self.spending.costs)
+            check_budget(options.budget, initial=self.initial_budget, dearest=dearest, init_r=schedule.init_r)
             self.target_budget = options.budget
         self.keep: Tensor | None = None
         self.threshold: Tensor | None = None
@@ -134,7 +134,9 @@ class AdaLoraEngine:
         A missing gradient counts as zero.
 
         Args:
-            skip: scalar bool on the device, true where the step's gradients are not finite.
+            skip: scalar bool on the device, true where the step's gradients are not finite and leave the averages
+                alone; None: it is found out here (a GradScaler overflows in its first steps, and one infinite number
+                would stay in the averages).
         """
         self._clear_dead_gradient()
         if self.frozen:
@@ -142,6 +144,8 @@ class AdaLoraEngine:
         banks = [self.store.values] if self.options.importance == "triplet" else self.store.banks
         weights = [bank.rows.detach() for bank in banks]
         grads = [torch.zeros_like(bank.rows) if bank.rows.grad is None else bank.rows.grad for bank in banks]
+        if skip is None:
+            skip = ~torch.isfinite(nn.utils.get_total_norm(grads))
         if self.averages is None:
             self.averages = Averages([torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights])
         update_averages(

@@ -9,7 +9,7 @@ processor's library divides the work by rows.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,16 @@ class Factors:
         self.q = None
 
 
+def without_history(factors: Factors) -> bool:
+    """Whether the parts were made without gradient for a bank that has one.
+
+    By a forward under `no_grad` since; what is differentiated now (a re-entrant checkpoint, computed again, or an
+    encoder called by itself) would leave the adapter out.
+    """
+    s = None if factors.q is None else factors.s  # views of Q's rows say that they have a gradient, made without or not
+    return s is not None and not s.requires_grad and factors.owner.values.rows.requires_grad
+
+
 def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Module | None) -> Tensor:
     """Output of one adapted layer; the fused path where the base is a plain frozen Linear in the parts' precision.
 
@@ -79,7 +89,7 @@ def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Mod
     autocast = torch.is_autocast_enabled(device)
     if dropout is not None:
         return added(base(x), dropout(x), factors)
-    if type(base) is not nn.Linear or factors.q.dtype != _precision(base, device, autocast) or _trained(base):
+    if not is_bare(base) or factors.q.dtype != _precision(base, device, autocast) or _trained(base):
         return added(base(x), x, factors)
     if not autocast:
         return _fused(x, base.weight, base.bias, factors)
@@ -87,6 +97,12 @@ def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Mod
     bias = None if base.bias is None else base.bias.to(dtype)
     with torch.autocast(device, enabled=False):
         return _fused(x.to(dtype), base.weight.to(dtype), bias, factors)
+
+
+def is_bare(base: nn.Module) -> TypeGuard[nn.Linear]:
+    """A linear map that may be computed without calling the module: nothing listens to its calls."""
+    listens = base._forward_hooks or base._forward_pre_hooks
+    return type(base) is nn.Linear and not listens and "forward" not in base.__dict__
 
 
 def _trained(base: nn.Linear) -> bool:
@@ -104,7 +120,8 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, factors: Factors) -> 
         apply = cast(Any, LowRankLinear).apply
         return cast(Tensor, apply(x, weight, bias, factors.q, factors.s))
     rows = x.reshape(-1, x.shape[-1])
-    return accumulate(rows, weight, bias, cast(Tensor, factors.q), factors.s)[0].view(*x.shape[:-1], -1)
+    out = accumulate(rows, weight, bias, cast(Tensor, factors.q), factors.s)[0]
+    return out.view(*x.shape[:-1], out.shape[1])
 
 
 def added(result: Tensor, x: Tensor, factors: Factors) -> Tensor:

@@ -46,7 +46,7 @@ def frames(sizes: Sequence[int], device: torch.device, dtype: torch.dtype, live:
     places = places.to(device=device, dtype=torch.int64)
     alive = torch.ones_like(places, dtype=torch.bool) if live is None else live
     every = len(sizes) * width
-    counts = torch.zeros(every, dtype=torch.bool, device=device).index_copy_(0, places, alive).view(-1, width)
+    counts = torch.zeros(every, dtype=torch.bool, device=device).index_copy_(0, places, alive).view(len(sizes), width)
     both = (counts.unsqueeze(1) & counts.unsqueeze(2)).to(dtype)
     if not ragged:
         return Frames(len(sizes), identity, counts=both)

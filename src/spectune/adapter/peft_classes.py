@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.former import FormerTensors
-from spectune.adapter.linear import Factors, adapted_linear, added
+from spectune.adapter.linear import Factors, adapted_linear, added, without_history
 from spectune.adapter.loss import completed
-from spectune.adapter.peft_entries import sync_rank_pattern
+from spectune.adapter.peft_entries import ENTRIES, kept_rows, sync_rank_pattern
 from spectune.errors import AdapterError
 
 
@@ -42,7 +42,7 @@ class HostedLayer:
         if self.quantized and not torch.is_grad_enabled():
             return cast(Tensor, cast(Any, super()).forward(x, *args, **kwargs))
         factors = self.factors
-        if factors.q is None:
+        if factors.q is None or (torch.is_grad_enabled() and without_history(factors)):
             factors.owner.refresh()
         name, active = self.hosted_adapter, layer.active_adapters
         if active == [name] and not args and not kwargs:
@@ -142,8 +142,15 @@ class HostedTuner:
         self.engine.store.hold(held)
 
     def update_and_allocate(self, global_step: int) -> None:
-        """PEFT's call, after `optimizer.step()` and before `zero_grad()`."""
+        """PEFT's call, after `optimizer.step()` and before `zero_grad()`.
+
+        Raises:
+            AdapterError: no gradient at all, before the freeze; or a step that repeats or goes back.
+        """
         self.former_tensors.warn_if_held()
+        if global_step < self.engine.schedule.freeze_step and self.engine.store.without_gradient:
+            where = "after optimizer.step() and before optimizer.zero_grad()"
+            raise AdapterError(f"update_and_allocate({global_step}) finds no gradient to score by; call it {where}")
         self.engine.update_and_allocate(global_step)
 
     def set_adapter(self, adapter_name: Any, inference_mode: bool = False) -> None:
@@ -213,11 +220,9 @@ class HostedTuner:
         sync_rank_pattern(self)  # PEFT has just cut the adapter's name out of the keys, wherever it stood
         for matrix, saved in zip(self.engine.store.matrices, self.engine.saved(), strict=True):
             mask = torch.tensor(saved, dtype=torch.bool)
-            for kind in ("lora_E", "lora_A", "lora_B"):
+            for kind in ENTRIES:
                 key = f"base_model.model.{matrix.name}.{kind}.{adapter_name}"
-                entry = state_dict[key]
-                kept = entry[:, mask.to(entry.device)] if kind == "lora_B" else entry[mask.to(entry.device)]
-                state_dict[key] = kept.contiguous()
+                state_dict[key] = kept_rows(kind, state_dict[key], mask)
         return state_dict
 
 
@@ -252,7 +257,7 @@ class HostedPeftModel:
         state = cast(Any, super()).state_dict(*args, **kwargs)
         if not kwargs.get("keep_vars"):
             for matrix in tuner.engine.store.matrices:
-                for kind in ("lora_E", "lora_A", "lora_B"):
+                for kind in ENTRIES:
                     key = f"{kwargs.get('prefix', '')}base_model.model.{matrix.name}.{kind}.{tuner.hosted_adapter}"
                     state[key] = state[key].clone(memory_format=torch.contiguous_format)
         return state

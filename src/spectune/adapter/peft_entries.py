@@ -11,9 +11,24 @@ from torch import Tensor, nn
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.store import TripletStore
 
+ENTRIES = ("lora_A", "lora_E", "lora_B")
+"""PEFT's names for Q, λ and P of a layer."""
+
+
+def kept_rows(kind: str, entry: Tensor, mask: Tensor) -> Tensor:
+    """The triplets of `mask`, (r,) bool, of one of PEFT's entries, as a tensor of its own."""
+    kept = mask.to(entry.device)
+    return (entry[:, kept] if kind == "lora_B" else entry[kept]).contiguous()
+
 
 def sync_rank_pattern(tuner: Any) -> None:
-    """Write the survivors into PEFT's configuration: for each matrix, which of init_r slots a save holds."""
+    """Write the survivors into PEFT's configuration: for each matrix, which of init_r slots a save holds.
+
+    Entries whose bank was given another tensor (`vector_to_parameters` does) are pointed at its rows again first.
+    """
+    store = tuner.engine.store
+    if any(entries[store.adapter_name].data_ptr() != view.data_ptr() for entries, view in _views(store)):
+        tuner.engine.follow()
     config = tuner.peft_config[tuner.hosted_adapter]
     config.rank_pattern = rank_pattern(tuner.engine)
 

@@ -27,7 +27,7 @@ from spectune.adapter.peft_classes import (
     hosted_class,
     plain_class,
 )
-from spectune.adapter.peft_entries import LoadedHook, RefreshHook, make_aliases, sync_rank_pattern
+from spectune.adapter.peft_entries import ENTRIES, LoadedHook, RefreshHook, kept_rows, make_aliases, sync_rank_pattern
 from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.store import Matrix, TripletStore
 from spectune.errors import AdapterError
@@ -81,7 +81,7 @@ def _house(store: TripletStore, tuner: Any, name: str) -> None:
     for matrix in store.matrices:  # its cast to float32, of a base in lower precision, has made PEFT's scale trainable
         matrix.layer.ranknum[name].requires_grad_(False)
     tuner.former_tensors = FormerTensors(
-        getattr(matrix.layer, kind)[name] for matrix in store.matrices for kind in ("lora_A", "lora_B", "lora_E")
+        getattr(matrix.layer, kind)[name] for matrix in store.matrices for kind in ENTRIES
     )
     store.realias()
 
@@ -114,12 +114,9 @@ def detach(model: PeftModel) -> PeftModel:
 
 
 def _give_entries_back(layer: Any, name: str, kept: Tensor) -> None:
-    for kind in ("lora_A", "lora_B", "lora_E"):
+    for kind in ENTRIES:
         entries = getattr(layer, kind)
-        entry = entries[name].detach()
-        mask = kept.to(entry.device)
-        own = entry[:, mask] if kind == "lora_B" else entry[mask]
-        entries[name] = nn.Parameter(own.contiguous())
+        entries[name] = nn.Parameter(kept_rows(kind, entries[name].detach(), kept))
     del layer.factors, layer.hosted_adapter, layer.quantized
     layer.__class__ = plain_class(layer)
 

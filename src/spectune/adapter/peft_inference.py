@@ -16,11 +16,11 @@ from peft.tuners.adalora.layer import AdaLoraLayer, SVDLinear
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spectune.adapter.linear import is_bare
 from spectune.adapter.peft_classes import HostedLayer, HostedTuner, plain_class
-from spectune.adapter.peft_entries import rank_pattern
+from spectune.adapter.peft_entries import ENTRIES, rank_pattern
 
 Forward = Callable[..., Tensor]
-_ENTRIES = ("lora_A", "lora_E", "lora_B")
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def _lean(layer: Any, pruned: bool) -> Forward | None:
     """
     base = layer.get_base_layer()
     kind = plain_class(layer) if isinstance(layer, HostedLayer) else type(layer)
-    if kind is not SVDLinear or not _is_bare(base) or layer.training:
+    if kind is not SVDLinear or not is_bare(base) or layer.training:
         return None
     name = _only_adapter(layer)
     if name is None:
@@ -82,7 +82,7 @@ def _quantised(layer: Any, pruned: bool) -> Forward | None:
     name = _only_adapter(layer)
     if not isinstance(layer, HostedLayer) or not layer.quantized or name is None:
         return None
-    entries = zip(_ENTRIES, _as_loaded(layer, name, pruned), strict=True)
+    entries = zip(ENTRIES, _as_loaded(layer, name, pruned), strict=True)
     loaded = {kind: nn.ParameterDict({name: nn.Parameter(entry, requires_grad=False)}) for kind, entry in entries}
     kind = plain_class(layer)
     stand_in = kind.__new__(kind)  # shares everything with the layer but its entries
@@ -101,7 +101,7 @@ def _as_loaded(layer: Any, name: str, pruned: bool) -> list[Tensor]:
 
     The engine's alias of B is transposed in memory.
     """
-    entries = [getattr(layer, kind)[name].detach() for kind in _ENTRIES]
+    entries = [getattr(layer, kind)[name].detach() for kind in ENTRIES]
     return [(as_pruned(layer, entry) if pruned else entry).contiguous() for entry in entries]
 
 
@@ -134,12 +134,6 @@ def _forward(own: Mapping[str, Any], *, down: Tensor, up: Tensor, alpha: float, 
         return F.linear(x, own["weight"], own["bias"]).addcdiv_(low_rank, rank, value=alpha)
 
     return forward
-
-
-def _is_bare(base: nn.Module) -> bool:
-    """A linear map that may be computed without calling the module: nothing listens to its calls."""
-    listeners = (base._forward_hooks, base._forward_pre_hooks)
-    return type(base) is nn.Linear and not any(listeners) and "forward" not in vars(base)
 
 
 def _pefts(layer: Any) -> Forward | None:

@@ -112,21 +112,21 @@ def resolve_schedule(
     )
 
 
-def check_budget(budget: int, *, initial: int, cheapest: int, init_r: int) -> None:
+def check_budget(budget: int, *, initial: int, dearest: int, init_r: int) -> None:
     """Refuse a budget in parameters that holds nothing, or all there is to start with.
 
     Args:
         budget: parameters that the triplets may have after the freeze.
         initial: parameters of all triplets at the start.
-        cheapest: parameters of the smallest triplet.
+        dearest: parameters of the largest triplet, which may be the one that scores best.
         init_r: rank of every matrix at the start.
 
     Raises:
         ConfigError: it says what to change.
     """
-    if budget < cheapest:
+    if budget < dearest:
         raise ConfigError(
-            f"the budget leaves {max(budget, 0):,} parameters for the triplets, and the smallest has {cheapest:,}; "
+            f"the budget leaves {max(budget, 0):,} parameters for the triplets, and the largest has {dearest:,}; "
             "raise it, or adapt fewer matrices (target_modules)"
         )
     if budget >= initial:

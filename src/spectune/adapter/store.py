@@ -96,7 +96,7 @@ class TripletStore:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def refresh(self) -> None:
         """Make the parts of every layer anew from the banks; called at every root forward."""
-        if self.held:
+        if self.held and self.matrices[0].factors.q is not None:  # a change of mode drops them in the middle, too
             return
         follow_base = torch.is_grad_enabled() or self.matrices[0].layer.training
         for bank in self.queries:
@@ -138,6 +138,11 @@ class TripletStore:
         self._make_aliases(self)
         self.drop_parts()
         self.lay_out(None if self._live is None else self._live.to(self.values.rows.device))
+
+    @property
+    def without_gradient(self) -> bool:
+        """Whether no triplet has a gradient at all: nothing was differentiated, or the gradients are gone already."""
+        return all(bank.rows.grad is None for bank in self.banks)
 
     @property
     def leaves_dead_out(self) -> bool:

@@ -1,0 +1,164 @@
+"""Loops that are not the one of the documentation: overflows, gradients gone too early, other forwards in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.adapter.tiny import OPTIMIZERS, batch, hosted, load_plain, logits, steps_of_peft
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from spectune.adapter.engine import AdaLoraEngine
+from spectune.adapter.linear import LowRankLinear
+from spectune.errors import AdapterError
+
+
+def gradients(engine: AdaLoraEngine) -> list[Tensor]:
+    return [torch.zeros_like(bank.rows) if bank.rows.grad is None else bank.rows.grad for bank in engine.store.banks]
+
+
+@pytest.mark.parametrize("importance", ["elementwise", "triplet"])
+@pytest.mark.parametrize("odd", [torch.inf, torch.nan])
+def test_a_step_that_overflows_leaves_the_averages_alone(importance: Any, odd: float) -> None:
+    """A GradScaler skips its optimizer then, and PEFT's call comes all the same."""
+    model, engine = hosted("bart", spread=0.3, importance=importance)
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_peft(model, optimizer, range(1, 4))
+    assert engine.averages is not None
+    held = [*engine.averages.sensitivity, *engine.averages.uncertainty]
+    before = [tensor.clone() for tensor in held]
+    model(**batch(4)).loss.backward()
+    grad = engine.store.values.rows.grad
+    assert grad is not None
+    grad[0] = odd
+    model.base_model.update_and_allocate(4)
+    assert all(torch.equal(*pair) for pair in zip(before, held, strict=True))
+    optimizer.zero_grad()
+    steps_of_peft(model, optimizer, range(5, 20))
+    assert all(torch.isfinite(scores[~torch.isnan(scores)]).all() for scores in engine.final_scores.values())
+    assert len({*engine.ranks().values()}) > 2, "ranks by importance, not by the order of matrices"
+
+
+def test_gradients_that_are_gone_before_the_allocator_are_an_error() -> None:
+    """PEFT raises a TypeError; counted as zero they would keep the first matrices of the model."""
+    model, engine = hosted("bart")
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    model(**batch(1)).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with pytest.raises(AdapterError, match=r"update_and_allocate\(1\) finds no gradient .* before optimizer.zero_grad"):
+        model.base_model.update_and_allocate(1)
+    steps_of_peft(model, optimizer, range(1, 16))
+    model.base_model.update_and_allocate(16)  # the freeze scores nothing new
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_width_of_which_nothing_is_left(live: bool) -> None:
+    """Permanent pruning may cut all triplets of a width, before the freeze."""
+    model, engine = hosted("t5", spread=0.3, target_modules=["q", "v", "wi"], pruning="permanent")
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_peft(model, optimizer, range(1, 3))
+    store = engine.store
+    alone = next(bank for bank in store.outputs if bank.rows.shape[1] == 24)
+    keep = torch.ones(len(store.values.rows), dtype=torch.bool)
+    keep[alone.triplets] = False
+    store.keep_only(keep, optimizer)
+    engine.averages = None
+    assert len(alone.rows) == 0
+    store.lay_out(torch.ones(len(store.values.rows), dtype=torch.bool) if live else None)
+    loss = model(**batch(3)).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(bool(torch.isfinite(bank.rows.grad).all()) for bank in store.banks if bank.rows.grad is not None)
+    assert float(gradients(engine)[0].abs().sum()) > 0
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("disabled", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_forward_without_gradient_between_forward_and_backward(reentrant: bool, disabled: bool) -> None:
+    """Reference logits, as preference losses take them; a re-entrant checkpoint is computed again after that."""
+    wanted, found = [], []
+    for between, into in ((False, wanted), (True, found)):
+        model, engine = hosted("bart", spread=0.3)
+        model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+        model.train()
+        loss = model(**batch(1)).loss
+        if between:
+            with torch.no_grad():
+                if disabled:
+                    with model.disable_adapter():
+                        model(**batch(2))
+                else:
+                    model(**batch(2))
+        loss.backward()
+        into += gradients(engine)
+    assert float(sum(grad.abs().sum() for grad in wanted)) > 0
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-8) for a, b in zip(wanted, found, strict=True))
+
+
+def test_an_encoder_called_by_itself_after_a_forward_without_gradient() -> None:
+    model, engine = hosted("t5", spread=0.3)
+    with torch.no_grad():
+        model(**batch(1))
+    model.get_base_model().get_encoder()(batch(1)["input_ids"]).last_hidden_state.pow(3).sum().backward()
+    assert float(gradients(engine)[0].abs().sum()) > 0
+
+
+def test_banks_that_were_given_other_tensors_are_saved(tmp_path: Path) -> None:
+    """`vector_to_parameters` sets `.data`: PEFT's entries looked at the former rows."""
+    model, engine = hosted("t5", spread=0.3)
+    vector = torch.nn.utils.parameters_to_vector(engine.parameters())
+    torch.nn.utils.vector_to_parameters(vector + 0.01, engine.parameters())
+    model.eval()
+    model.save_pretrained(tmp_path)
+    loaded = load_plain("t5", tmp_path)
+    assert torch.allclose(logits(loaded, 1), logits(model, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_no_rows_at_all(grad: bool) -> None:
+    _, engine = hosted("t5")
+    layer = engine.store.matrices[0].layer
+    with torch.set_grad_enabled(grad):
+        assert layer(torch.zeros(0, 5, layer.in_features)).shape == (0, 5, layer.out_features)
+
+
+class ChangesMode(StoppingCriteria):
+    def __init__(self, model: Any) -> None:
+        self.model, self.calls = model, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        self.calls += 1
+        self.model.eval()
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def test_a_change_of_mode_inside_generate() -> None:
+    model, _ = hosted("t5", spread=0.3)
+    model.eval()
+    ids = batch(1)["input_ids"]
+    plain = model.generate(input_ids=ids, max_new_tokens=5)
+    changes = ChangesMode(model)
+    changed = model.generate(input_ids=ids, max_new_tokens=5, stopping_criteria=StoppingCriteriaList([changes]))
+    assert changes.calls > 0
+    assert torch.equal(plain, changed)
+
+
+def test_hooks_on_the_base_layer_are_called_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, engine = hosted("t5", spread=0.3)
+    layer = engine.store.matrices[0].layer
+    x, calls = torch.randn(2, 3, layer.in_features), []
+    fused = layer(x)
+    handle = layer.base_layer.register_forward_hook(lambda *call: calls.append(call))
+    assert torch.allclose(layer(x), fused, atol=1e-6)
+    assert len(calls) == 1
+    handle.remove()
+    with monkeypatch.context() as patch:
+        patch.setattr(LowRankLinear, "apply", lambda *parts: calls.append(parts) or fused)
+        layer(x)
+    assert len(calls) == 2, "without listeners the fused path, as before"
