@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectune.config import RunConfig
 from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to_examples
-from spectune.errors import ConfigError, Interrupted
+from spectune.errors import ConfigError, DataError, Interrupted
 from spectune.formats.adapter_files import check_start, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.launch import check_launch, said_once, world_size
@@ -218,6 +218,10 @@ def predict_file(
 
 
 def _texts(processes: Processes | None, texts: Sequence[str], settings: AdapterSettings) -> list[Example]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise DataError("texts must be a list of texts; for one text give [text]")
+    if blank := [place for place, text in enumerate(texts) if not text.strip()]:
+        raise DataError(f"texts[{blank[0]}] is empty; leave it out")
     if processes is not None:
         processes.check_equal({"the number of texts": len(texts)})
     return texts_to_examples(list(texts), settings.data)

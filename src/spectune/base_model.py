@@ -107,6 +107,12 @@ def load_tokenizer(location: str, config: ModelConfig) -> PreTrainedTokenizerBas
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
         raise ModelError(f"{config.model_name_or_path}: its tokenizer cannot be loaded: {first_line(error)}") from None
+    # without files transformers makes an empty one, of special tokens alone
+    if len(tokenizer) <= len({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}):
+        raise ModelError(
+            f"{config.model_name_or_path} has no tokenizer's files; save the tokenizer beside the model "
+            "(tokenizer.save_pretrained)"
+        )
     return tokenizer
 
 

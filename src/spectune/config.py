@@ -149,7 +149,8 @@ class EvaluationConfig(Section):
     metrics: Annotated[list[Name], Field(min_length=1)] | Literal["auto"] = "auto"
     """Names of metrics (docs/metrics.md); `auto` is those of the task."""
     metric_for_best_model: Name | None = None
-    """Default: the task's first metric. Only evaluations after the freeze are candidates."""
+    """Default: the task's first metric. Only evaluations after the freeze are candidates; of equal ones that of the
+    lower loss is the best."""
     load_best_model_at_end: bool = True
     """Save the best checkpoint instead of the last."""
     early_stopping_patience: PositiveInt | None = None

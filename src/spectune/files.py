@@ -1,7 +1,8 @@
 """Writing so that a reader finds the old or the new, never half: temporary names, flushes, renames.
 
-A name that ends in `.partial` is being written, one that ends in `.old` is being removed; `tidy` clears what a killed
-process left of both. A link in the place of a file is replaced, never written through; a device is.
+A name that ends in `.spectune-partial` is being written, one that ends in `.spectune-old` is being removed; `tidy`
+clears what a killed process left of both. A link in the place of a file is replaced, never written through; a device
+is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from spectune.errors import RunError
 
-PARTIAL, OLD = ".partial", ".old"
+PARTIAL, OLD = ".spectune-partial", ".spectune-old"  # no name that a person would give
 
 _CIRCUMSTANCES = {
     errno.EACCES,

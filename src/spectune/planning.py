@@ -200,15 +200,11 @@ def _check_evaluation(config: RunConfig, data: PreparedData) -> None:
     """Refuse metrics that this task does not have, and choices that need rows which are not there."""
     evaluation = config.evaluation
     if evaluation.constrain_labels and data.verbalizer is None:
-        raise ConfigError(
-            f"evaluation.constrain_labels needs labels, which task {data.task} has none of; set data.task: "
-            "classification, or constrain_labels: false"
-        )
-    best, constrained = evaluation.metric_for_best_model, evaluation.constrain_labels
-    names, _ = choose_metrics(evaluation.metrics, best, data.task, constrained)
-    scored = [*(data.validation or data.train), *data.test]  # without validation rows, the first of training
-    labels = None if data.verbalizer is None else data.verbalizer.words
-    check_rows(names, (example.target for example in scored), labels)
+        change = f"which task {data.task} has none of; set data.task: classification, or constrain_labels: false"
+        raise ConfigError(f"evaluation.constrain_labels needs labels, {change}")
+    names = choose_metrics(evaluation.metrics, evaluation.metric_for_best_model, data.task, evaluation.constrain_labels)
+    scored = (example.target for rows in (data.validation or data.train, data.test) for example in rows)
+    check_rows(names[0], scored, data.verbalizer.words if data.verbalizer else None)
     if evaluation.early_stopping_patience is not None and not data.validation:
         raise ConfigError("evaluation.early_stopping_patience needs validation rows; give data.validation_file")
 

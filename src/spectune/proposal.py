@@ -88,8 +88,11 @@ def _sibling(data: str, path: Path) -> dict[str, str]:
 def _guess(table: Table) -> _Guess:
     columns = [name for name in (*table.columns, *table.nested_columns()) if _is_text_like(table, name)]
     if len(columns) < 2:
+        other = next((sign for sign in ";|" if len(table.columns) == 1 and sign in table.columns[0]), None)
+        hint = "" if other is None else f"; it looks separated by {other!r}: save it with commas, or with tabs as .tsv"
         raise DataError(
-            f"{table.origin} needs a column of texts and one of targets; it has {names_text(table.columns) or 'none'}"
+            f"{table.origin} needs a column of texts and one of targets; it has "
+            f"{names_text(table.columns) or 'none'}{hint}"
         )
     target = _first(columns, [*table.label_names, *_TARGETS]) or _likely_target(table, columns)
     others = [name for name in columns if name != target]
@@ -258,4 +261,5 @@ def _label_lines(place: dict[str, str], table: Table, guess: _Guess) -> list[str
         lines = [f"    {write_yaml({int(label): label}).strip()}" for label in guess.labels]
         return ["  label_names:                              # replace the quoted numbers by words", *lines]
     shown = ", ".join(guess.labels[:5]) + (", …" if len(guess.labels) > 5 else "")
-    return [f"  # {len(guess.labels)} labels, each written as itself: {' '.join(shown.split())}"]
+    how_many = "1 label" if len(guess.labels) == 1 else f"{len(guess.labels)} labels, each"
+    return [f"  # {how_many} written as itself: {' '.join(shown.split())}"]

@@ -21,7 +21,7 @@ _REMARKS = {
     "fsmt": "Its own `loss` counts padding as targets and shifts no labels: in a loop of your own pass "
     "`decoder_input_ids` and compute the loss over `logits`.",
     "led": "The matrices of global attention have a gradient only where the batch has a `global_attention_mask`; "
-    "`spectune train` passes none, so their rank goes to the others.",
+    "`spectune train` gives it to the first token (`model.global_attention`); in a loop of your own pass it.",
     "mvp (prompts)": "The prompts are not adapted. transformers multiplies them in float32 alone, so "
     "`model.dtype: auto` is float32.",
     "nllb-moe": "Routers are not adapted. An expert without tokens has no gradient, which counts as zero; so does a "

@@ -81,7 +81,8 @@ def test_a_width_of_which_nothing_is_left(live: bool) -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_forward_without_gradient_between_forward_and_backward(reentrant: bool, disabled: bool) -> None:
     """Reference logits, as preference losses take them; a re-entrant checkpoint is computed again after that."""
-    wanted, found = [], []
+    wanted: list[Tensor] = []
+    found: list[Tensor] = []
     for between, into in ((False, wanted), (True, found)):
         model, engine = hosted("bart", spread=0.3)
         model.get_base_model().gradient_checkpointing_enable({"use_reentrant": reentrant})
@@ -149,16 +150,24 @@ def test_a_change_of_mode_inside_generate() -> None:
     assert torch.equal(plain, changed)
 
 
+def spied(function: Any, calls: list[Any]) -> Any:
+    def call(*parts: Any) -> Any:
+        calls.append(parts)
+        return function(*parts)
+
+    return call
+
+
 def test_hooks_on_the_base_layer_are_called_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     _, engine = hosted("t5", spread=0.3)
     layer = engine.store.matrices[0].layer
-    x, calls = torch.randn(2, 3, layer.in_features), []
+    x = torch.randn(2, 3, layer.in_features)
+    calls: list[Any] = []
     fused = layer(x)
     handle = layer.base_layer.register_forward_hook(lambda *call: calls.append(call))
     assert torch.allclose(layer(x), fused, atol=1e-6)
     assert len(calls) == 1
     handle.remove()
-    with monkeypatch.context() as patch:
-        patch.setattr(LowRankLinear, "apply", lambda *parts: calls.append(parts) or fused)
-        layer(x)
+    monkeypatch.setattr(LowRankLinear, "apply", spied(LowRankLinear.apply, calls))
+    layer(x)
     assert len(calls) == 2, "without listeners the fused path, as before"

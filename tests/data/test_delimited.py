@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.data.helpers import line_of, write
 
-from spectune.data.delimited import read_csv, read_tsv
+from spectune.data.delimited import read_csv, read_tsv, stream_tsv
 from spectune.errors import DataError
 
 
@@ -46,6 +46,18 @@ def test_tsv_with_and_without_quotes(tmp_path: Path) -> None:
     assert quoted.rows == [{"text": "a\tb", "label": "0"}]
     plain = read_tsv(write(tmp_path / "b.tsv", 'text\tlabel\n"Hm" he said\t0\n"open\t1\n'))
     assert [row["text"] for row in plain.rows] == ['"Hm" he said', '"open']
+
+
+def test_tsv_whose_quotes_would_swallow_rows(tmp_path: Path) -> None:
+    """GLUE's way: a quote at the start of one text, another at the end of a later one."""
+    rows = ['"Great, he said\tpositive', "awful\tnegative", 'my tv is 40"\tpositive', "fine\tpositive", "no\tnegative"]
+    path = write(tmp_path / "a.tsv", "text\tlabel\n" + "\n".join(rows) + "\n")
+    expected = [dict(zip(("text", "label"), row.split("\t"), strict=True)) for row in rows]
+    assert read_tsv(path).rows == expected
+    assert [row for _, row in stream_tsv(path)] == expected
+    broken = write(tmp_path / "b.tsv", 'text\tlabel\n"two\nlines"\tpositive\nfine\tpositive\n')
+    assert [row["text"] for row in read_tsv(broken).rows] == ["two\nlines", "fine"]
+    assert [row["text"] for _, row in stream_tsv(broken)] == ["two\nlines", "fine"]
 
 
 def test_tsv_that_is_ragged_either_way(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ def test_remarks_on_labels() -> None:
     assert label_notes({"0": 5}, {"0": "0"}, named=False)[0].startswith(
         "labels are numbers and are written as such (0)"
     )
+    assert label_notes({"a": 3}, {"a": "a"}, named=True) == [
+        "all rows have the label 'a': there is nothing to tell apart"
+    ]
     assert label_notes({"a": 1}, {"a": "a", "b": "b"}, named=True) == ["1 label without a row: b"]
     assert label_notes({"a": 1, "A": 1}, {"a": "a", "A": "A"}, named=False) == [
         "label words that differ only in case: a, A"

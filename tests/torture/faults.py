@@ -141,5 +141,5 @@ def _one_fault(world: World, place: Path, at: int, kind: str, expected: Any) -> 
     train(run, resume=bool(list_checkpoints(root / "checkpoints")))
     if outcome(run) != expected:
         wrong.append("the run ends otherwise")
-    leftovers = [path.name for path in root.rglob("*") if path.suffix in (".partial", ".old")]
+    leftovers = [path.name for path in root.rglob("*") if path.suffix in (files.PARTIAL, files.OLD)]
     return [*wrong, *(f"{name} is left over" for name in leftovers)]

@@ -13,6 +13,7 @@ from tests.training.conftest import proof_in_this_process, tiny_model
 
 import spectune
 from spectune.errors import RunError
+from spectune.files import OLD, PARTIAL
 from spectune.manifest import sha256, verify_manifest
 from spectune.training import finish
 from spectune.training.directory import list_checkpoints, step_of
@@ -141,7 +142,7 @@ def damage(root: Path) -> list[str]:
     """What is not whole in a run directory: must be nothing, whatever happened to its process."""
     wrong = []
     for path in [*(root / "checkpoints").glob("step-*"), *root.glob("adapter")]:
-        if path.suffix in (".partial", ".old"):
+        if path.suffix in (PARTIAL, OLD):
             continue
         try:
             verify_manifest(path)

@@ -22,6 +22,7 @@ from tests.training.conftest import Run, journal
 from spectune.cli import main
 from spectune.config import RunConfig
 from spectune.errors import ConfigError, Interrupted, RunError
+from spectune.files import PARTIAL
 from spectune.formats.adapter_files import WEIGHTS
 from spectune.manifest import sha256, verify_manifest
 from spectune.training import loop as loop_module
@@ -53,7 +54,7 @@ def test_the_commands_exit_status(run: Run, capsys: pytest.CaptureFixture[str], 
     finished = run(train={"save_steps": 14})
     shutil.rmtree(finished.directory / "checkpoints")
     with signal_at(3, signum):
-        assert main(["train", str(finished.directory / "run.yaml")]) == status
+        assert main(["train", str(finished.directory / "run.yaml"), "--overwrite"]) == status
     said = capsys.readouterr().err.strip().splitlines()
     assert said[-1].startswith(f"spectune: stopped by {signal.Signals(signum).name}; continue with: spectune train ")
     assert "Traceback" not in "".join(said)
@@ -246,7 +247,7 @@ def test_a_directory_that_cannot_be_made(run: Run, tmp_path: Path) -> None:
 def test_a_first_checkpoint_that_was_being_written_is_none(run: Run, tmp_path: Path) -> None:
     """The process died between the manifest and the renaming; there is nothing to go on from, and nothing to lose."""
     whole = run(train={"output_dir": str(tmp_path / "whole")})
-    left = tmp_path / "run" / "checkpoints" / "step-14.partial"
+    left = tmp_path / "run" / "checkpoints" / f"step-14{PARTIAL}"
     shutil.copytree(whole.directory / "checkpoints" / "step-14", left)
     again = run()
     assert not left.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,21 @@ def test_a_second_run_needs_a_word(run: Run) -> None:
     assert sha256(first.adapter / "adapter_model.safetensors") == before
     again = run(overwrite=True, train={"seed": 3})
     assert sha256(again.adapter / "adapter_model.safetensors") != before
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_an_overwrite_that_is_refused_deletes_nothing(run: Run) -> None:
+    """What only the model or the tokenizer can refuse is found before the earlier run goes."""
+    lengths = {"max_source_length": 32}
+    first = run(base="bart", data=lengths)
+    before = sorted(path for path in first.directory.rglob("*") if path.name != ".lock")
+    with pytest.raises(ConfigError, match="positions of this model's encoder"):
+        run(base="bart", overwrite=True, data={"max_source_length": 5000})
+    assert sorted(path for path in first.directory.rglob("*") if path.name != ".lock") == before
+    shutil.rmtree(first.directory / "checkpoints")  # to save disk
+    with pytest.raises(RunError, match="holds results without checkpoints; --overwrite deletes it"):
+        run(base="bart", data=lengths)
+    assert (first.adapter / "adapter_model.safetensors").exists()
 
 
 def test_a_metric_that_is_not_computed_is_refused_before_loading(run: Run, tmp_path: Path) -> None:

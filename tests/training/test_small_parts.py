@@ -11,7 +11,7 @@ import torch
 
 from spectune.adapter.initialization import leading
 from spectune.errors import RunError
-from spectune.files import write_text
+from spectune.files import PARTIAL, write_text
 from spectune.manifest import verify_manifest, whole_directory
 from spectune.training.directory import RunDirectory
 from spectune.training.journal import Journal
@@ -92,12 +92,33 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
 
 
 def test_other_peoples_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    (tmp_path / "summary.json").write_text("{}")
-    with RunDirectory(tmp_path).taken(resume=False, overwrite=False):
-        pass
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert not (tmp_path / "summary.json").exists()
+    for name in ("notes.txt", "notes.old", "draft.partial", "journal.jsonl", f"left{PARTIAL}"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "adapter.old").mkdir()  # somebody's copy
+    paths = RunDirectory(tmp_path)
+    with paths.taken(resume=False, overwrite=False):
+        assert (tmp_path / "journal.jsonl").exists(), "an earlier run stays until nothing can refuse the new one"
+        paths.clear()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("notes.txt", "notes.old", "draft.partial", "adapter.old", "checkpoints", ".lock")
+    }
+
+
+@pytest.mark.parametrize("name", ["adapter", "summary.json", "predictions.jsonl", "run.yaml"])
+def test_results_without_checkpoints_and_a_persons_run_file_are_not_deleted_unasked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    paths = RunDirectory(tmp_path)
+    with pytest.raises(RunError, match=r"--overwrite deletes it, another train\.output_dir keeps it"):
+        paths.check(resume=False, overwrite=False)
+    assert (tmp_path / name).read_text() == "mine"
+    paths.check(resume=False, overwrite=True)
+
+
+def test_a_run_that_ended_before_it_saved_anything_begins_anew(tmp_path: Path) -> None:
+    paths = RunDirectory(tmp_path)
+    with paths.taken(resume=False, overwrite=False):
+        (tmp_path / "run.yaml").write_text("as it was resolved")
+    paths.check(resume=False, overwrite=False)
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:

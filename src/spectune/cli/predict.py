@@ -26,8 +26,8 @@ def predict(
     constrain_labels: Annotated[bool | None, typer.Option(help=CONSTRAIN_LABELS_HELP)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")] = None,
 ) -> None:
-    """Write {"text", "prediction"} as JSON lines, one for each text; with --constrain-labels also
-    "constrained_prediction" and "label_probabilities" (all labels, or the ten likeliest)."""
+    """Write {"text", "prediction"} as JSON lines, one for each text, a blank line being none; with --constrain-labels
+    also "constrained_prediction" and "label_probabilities" (all labels, or the ten likeliest)."""
 
     def check() -> None:
         if output is not None and (output.is_dir() or not output.parent.is_dir()):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from spectune.data.locations import decode_text, read_bytes, text_lines
 from spectune.data.table import Numbered, Table
 from spectune.data.wording import names_text
 from spectune.errors import DataError
 
+_T = TypeVar("_T")
 _LONGEST_FIELD = min(sys.maxsize, 2**31 - 1)
 _LONGEST_STREAMED_FIELD = 2**24  # beyond, a quote is never closed and would bring the rest of the file into memory
 _DECIDING_ROWS = 1000
@@ -33,16 +35,18 @@ def read_tsv(path: Path) -> Table:
     """A tab-separated file with a header.
 
     Both conventions are in use: fields quoted as in CSV, and quotes as plain characters. The second is taken when
-    the file cannot be read by the first.
+    the file cannot be read by the first, or when it finds more rows and the same labels: a quote at the start of a
+    text has swallowed the rows up to the next quote. (A quoted text that holds a tab and a line break could be read
+    either way, too, but its pieces make a label of their own.)
     """
     text = decode_text(read_bytes(path), path)
-    try:
-        return _parse(text, path, "\t", csv.QUOTE_MINIMAL)
-    except DataError as error:
-        try:
-            return _parse(text, path, "\t", csv.QUOTE_NONE)
-        except DataError:
-            raise error from None
+    quoted = _attempt(lambda: _parse(text, path, "\t", csv.QUOTE_MINIMAL))
+    plain = _attempt(lambda: _parse(text, path, "\t", csv.QUOTE_NONE)) if '"' in text else quoted
+    if isinstance(quoted, DataError):
+        if isinstance(plain, DataError):
+            raise quoted
+        return plain
+    return plain if isinstance(plain, Table) and _swallows(quoted.rows, plain.rows) else quoted
 
 
 def stream_csv(path: Path) -> Iterator[Numbered]:
@@ -52,18 +56,38 @@ def stream_csv(path: Path) -> Iterator[Numbered]:
 
 def stream_tsv(path: Path) -> Iterator[Numbered]:
     """The rows of `read_tsv` one by one; the first 1,000 rows decide which of the two conventions it is."""
-    try:
-        deque(islice(_stream(path, "\t", csv.QUOTE_MINIMAL), _DECIDING_ROWS), maxlen=0)
-    except DataError as error:
-        try:
-            deque(islice(_stream(path, "\t", csv.QUOTE_NONE), _DECIDING_ROWS), maxlen=0)
-        except DataError:
-            raise error from None
+    quoted, plain = (_attempt(partial(_leading, path, quoting)) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE))
+    if isinstance(quoted, DataError):
+        if isinstance(plain, DataError):
+            raise quoted
         return _stream(path, "\t", csv.QUOTE_NONE)
+    if isinstance(plain, list):
+        last = min(quoted[-1][0], plain[-1][0])
+        if _swallows(*([row for line, row in found if line <= last] for found in (quoted, plain))):
+            return _stream(path, "\t", csv.QUOTE_NONE)
     return _stream(path, "\t", csv.QUOTE_MINIMAL)
 
 
-def _stream(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[Numbered]:
+def _swallows(quoted: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether quotes that were meant as plain characters have made one row of several."""
+    if len(quoted) >= len(plain):
+        return False
+    return any({row[name] for row in quoted} == {row[name] for row in plain} for name in quoted[0])
+
+
+def _leading(path: Path, quoting: Literal[0, 3]) -> list[_NumberedFields]:
+    return list(islice(_stream(path, "\t", quoting), _DECIDING_ROWS))
+
+
+def _attempt(read: Callable[[], _T]) -> _T | DataError:
+    """What is read, or why it cannot be."""
+    try:
+        return read()
+    except DataError as error:
+        return error
+
+
+def _stream(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[_NumberedFields]:
     rows = _rows(text_lines(path, ""), path, delimiter, quoting)
     while True:
         # Set for each row, not for as long as this generator lives: the limit is the whole process's.

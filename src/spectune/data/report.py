@@ -124,6 +124,8 @@ def label_notes(labels: dict[str, int], words: dict[str, str], *, named: bool) -
             f"labels are numbers and are written as such ({some(numbers, 3)}); words learn better:"
             f" give data.label_names, as in {{{numbers[0]}: negative}}"
         )
+    if len(words) == 1:
+        notes.append(f"all rows have the label {next(iter(words))!r}: there is nothing to tell apart")
     if unused := [label for label in words if label not in labels]:
         notes.append(f"{count(len(unused), 'label')} without a row: {some(unused)}")
     folded = Counter(text.casefold() for text in words.values())

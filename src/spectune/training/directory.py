@@ -13,6 +13,7 @@ from spectune.errors import RunError
 from spectune.files import remove, tidy
 from spectune.launch import launched
 from spectune.manifest import MANIFEST
+from spectune.training.lock import NAME as LOCK
 from spectune.training.lock import locked
 
 _NAME = re.compile(r"step-\d+")
@@ -28,6 +29,8 @@ _OURS = (
     "trackers.json",
     "tensorboard",
 )
+
+_RESULTS = ("adapter", "summary.json", "predictions.jsonl", "test_predictions.jsonl")
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -62,6 +65,17 @@ class RunDirectory:
         """Whether there is something to go on from."""
         return bool(list_checkpoints(self.checkpoints))
 
+    @property
+    def holds_results(self) -> bool:
+        """Whether a run has ended here whose checkpoints somebody has deleted since, or files lie here like a run's."""
+        return any((self.root / name).exists() for name in _RESULTS)
+
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether a run file lies here that no run has written: each begins with a lock and a place for checkpoints."""
+        begun = (self.root / LOCK).exists() or self.checkpoints.exists()
+        return (self.root / "run.yaml").exists() and not begun
+
     def resume_hint(self) -> str:
         """What to do after a run was stopped: the command that goes on, if there is something to go on from."""
         if launched() and not self.root.exists():  # it lies on the machine of process 0
@@ -75,7 +89,8 @@ class RunDirectory:
         """Refuse a directory that must not be written.
 
         Raises:
-            RunError: it holds a whole checkpoint and neither `resume` nor `overwrite` is set, or it is a file.
+            RunError: it holds a whole checkpoint, results, or a run file that no run has written, and neither `resume`
+                nor `overwrite` is set; or it is a file.
         """
         if self.root.exists() and not self.root.is_dir():
             raise RunError(f"{self.root} is a file; name a directory in train.output_dir")
@@ -86,13 +101,15 @@ class RunDirectory:
                 f"{self.root} holds a run with checkpoints; --resume continues it, --overwrite deletes it, "
                 "another train.output_dir keeps it"
             )
+        if (self.holds_results or self._is_elsewhere) and not resume and not overwrite:
+            what = "results without checkpoints" if self.holds_results else "a run.yaml that is no run's"
+            raise RunError(f"{self.root} holds {what}; --overwrite deletes it, another train.output_dir keeps it")
 
     @contextmanager
     def taken(self, *, resume: bool, overwrite: bool) -> Iterator[bool]:
         """Make the directory and keep others out while the block runs; false where the system has no locks.
 
-        A run that is not resumed starts from an empty directory (other people's files stay). What a killed process
-        left half written is cleared.
+        What a killed process left half written is cleared; an earlier run stays until `clear`.
 
         Raises:
             RunError: as `check`, or it cannot be made, or another process has it.
@@ -104,13 +121,13 @@ class RunDirectory:
             raise RunError(f"{self.root} cannot be made ({error.strerror}); name another train.output_dir") from None
         with locked(self.root) as held:
             self.check(resume=resume, overwrite=overwrite)  # while waiting for the data, another run may have ended
-            if not resume:
-                self._clear()
             self.checkpoints.mkdir(exist_ok=True)
             for directory in (self.root, self.checkpoints):
                 tidy(directory)
             yield held
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Delete an earlier run, once nothing is left that could refuse the new one; other people's files stay."""
         for name in _OURS:
             remove(self.root / name)
+        self.checkpoints.mkdir(exist_ok=True)

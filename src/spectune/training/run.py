@@ -98,6 +98,8 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     limit = position_limit(base_of(adapted.model).config, "target")
     settings = resolve_settings(config.evaluation, longest_target(session, tokenizer, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
+    if checkpoint is None:
+        processes.first(session.paths.clear)
     loop = _make_loop(ready, stop)
     processes.check_equal(_facts(session, sets, loop.fingerprint))
     resumed_at = None if checkpoint is None else step_of(checkpoint)

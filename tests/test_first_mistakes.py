@@ -1,0 +1,63 @@
+"""Mistakes of a first day, through the Python interface: each an error of one line that says what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.forms import adapter_of_peft
+from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
+
+import spectune
+from spectune.base_model import load_tokenizer
+from spectune.config import ModelConfig
+from spectune.data.table import Table
+from spectune.errors import DataError, ModelError
+from spectune.proposal import _guess
+from spectune.training.loop import Loop
+from spectune.training.saving import Progress
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("hello", r"texts must be a list of texts; for one text give \[text\]"),
+        (["a", 3], "texts must be a list of texts"),
+        (["a", " "], r"texts\[1\] is empty; leave it out"),
+    ],
+)
+def test_texts_that_are_none(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, texts: Any, message: str) -> None:
+    adapter = adapter_of_peft(tmp_path, tiny_tokenizer, "bart", pruned=False)
+    with pytest.raises(DataError, match=message):
+        spectune.predict(adapter, texts)
+
+
+def test_a_model_without_its_tokenizer(tmp_path: Path) -> None:
+    """transformers makes an empty one of special tokens, and every text would be the same."""
+    width: dict[str, Any] = {"d_model": 8, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 16}
+    heads: dict[str, Any] = {"encoder_attention_heads": 1, "decoder_attention_heads": 1}
+    layers: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1, "vocab_size": 20}
+    BartForConditionalGeneration(BartConfig(**width, **heads, **layers)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no tokenizer's files; save the tokenizer beside the model"):
+        load_tokenizer(str(tmp_path), ModelConfig(model_name_or_path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("sign", [";", "|"])
+def test_another_separator_is_named(sign: str) -> None:
+    name = f"text{sign}label"
+    table = Table(origin="a.csv", columns=(name,), rows=[{name: f"good{sign}positive"}])
+    with pytest.raises(DataError, match=rf"it looks separated by '\{sign}': save it with commas, or with tabs as .tsv"):
+        _guess(table)
+
+
+def test_of_equal_values_the_one_with_the_lower_loss_is_the_best() -> None:
+    """An exact match stays at 0 for many evaluations, and ends at 1 in many."""
+    loop = Loop.__new__(Loop)
+    loop.metric, loop.progress = "exact_match", Progress()
+    chosen = []
+    for step, (value, loss) in enumerate([(0.0, 5.0), (0.0, 4.0), (0.0, 4.5), (0.5, 6.0), (0.5, 6.0), (0.4, 1.0)]):
+        loop._compare(step, value, loss)
+        assert loop.progress.best is not None
+        chosen.append((loop.progress.best["step"], loop.progress.without_gain))
+    assert chosen == [(0, 0), (1, 0), (1, 1), (3, 0), (3, 1), (3, 2)]
