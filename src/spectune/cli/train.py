@@ -33,7 +33,7 @@ def train(
         typer.Option(metavar="[DIR]", help="Continue from the newest whole checkpoint, or from the one named."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier run in the run directory.")
+        bool, typer.Option("--overwrite", help="Delete an earlier run in the run directory.")
     ] = False,
 ) -> None:
     """Fine-tune an adapter as a run file says, or as the options say."""
