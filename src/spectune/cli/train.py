@@ -32,9 +32,7 @@ def train(
         str | None,
         typer.Option(metavar="[DIR]", help="Continue from the newest whole checkpoint, or from the one named."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete an earlier run in the run directory.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete an earlier run in the run directory.")] = False,
 ) -> None:
     """Fine-tune an adapter as a run file says, or as the options say."""
     options = {
