@@ -73,17 +73,18 @@ def train(
             )
         paths = RunDirectory(Path(config.train.output_dir))
         paths.check(resume=bool(resume), overwrite=overwrite)
+        hint = partial(paths.resume_hint, paths.stamp if overwrite else None)
     with catch_signals() as stop:
         try:
             if world_size() == 1:
                 return _train(config, resume, overwrite, reporter, stop)
             from spectune.training.parallel import joined
 
-            with joined(config.train.use_cpu, stop, paths.resume_hint) as processes:
+            with joined(config.train.use_cpu, stop, hint) as processes:
                 return _train(config, resume, overwrite, reporter, stop, processes)
         except Interrupted as interrupted:
             name = Signals(interrupted.signum).name
-            raise Interrupted(interrupted.signum, f"stopped by {name}; {paths.resume_hint()}") from None
+            raise Interrupted(interrupted.signum, f"stopped by {name}; {hint()}") from None
 
 
 def _train(

@@ -114,6 +114,18 @@ def test_results_without_checkpoints_and_a_persons_run_file_are_not_deleted_unas
     paths.check(resume=False, overwrite=True)
 
 
+def test_a_run_stopped_before_it_replaces_another_is_not_said_to_go_on(tmp_path: Path) -> None:
+    paths = RunDirectory(tmp_path)
+    step = tmp_path / "checkpoints" / "step-7"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_text("{}")
+    earlier = paths.stamp
+    assert paths.resume_hint(earlier) == "the earlier run is still there; start it again with --overwrite"
+    assert "--resume" in paths.resume_hint()
+    paths.clear()
+    assert paths.resume_hint(earlier) == "nothing was saved yet; start it again"
+
+
 def test_a_run_that_ended_before_it_saved_anything_begins_anew(tmp_path: Path) -> None:
     paths = RunDirectory(tmp_path)
     with paths.taken(resume=False, overwrite=False):

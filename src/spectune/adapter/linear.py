@@ -65,14 +65,16 @@ class Factors:
         self.q = None
 
 
-def without_history(factors: Factors) -> bool:
-    """Whether the parts were made without gradient for a bank that has one.
+def stale(factors: Factors) -> bool:
+    """Whether the parts must be made anew: they were dropped, or made without gradient for a bank that has one.
 
     By a forward under `no_grad` since; what is differentiated now (a re-entrant checkpoint, computed again, or an
-    encoder called by itself) would leave the adapter out.
+    encoder called by itself) would leave the adapter out. S tells: views of Q's rows say that they have a gradient,
+    made without or not.
     """
-    s = None if factors.q is None else factors.s  # views of Q's rows say that they have a gradient, made without or not
-    return s is not None and not s.requires_grad and factors.owner.values.rows.requires_grad
+    if factors.q is None:
+        return True
+    return torch.is_grad_enabled() and not factors.s.requires_grad and factors.owner.values.rows.requires_grad
 
 
 def adapted_linear(base: nn.Module, x: Tensor, factors: Factors, dropout: nn.Module | None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.former import FormerTensors
-from spectune.adapter.linear import Factors, adapted_linear, added, without_history
+from spectune.adapter.linear import Factors, adapted_linear, added, stale
 from spectune.adapter.loss import completed
 from spectune.adapter.peft_entries import ENTRIES, kept_rows, sync_rank_pattern
 from spectune.errors import AdapterError
@@ -42,7 +42,7 @@ class HostedLayer:
         if self.quantized and not torch.is_grad_enabled():
             return cast(Tensor, cast(Any, super()).forward(x, *args, **kwargs))
         factors = self.factors
-        if factors.q is None or (torch.is_grad_enabled() and without_history(factors)):
+        if stale(factors):
             factors.owner.refresh()
         name, active = self.hosted_adapter, layer.active_adapters
         if active == [name] and not args and not kwargs:

@@ -71,15 +71,27 @@ class RunDirectory:
         return any((self.root / name).exists() for name in _RESULTS)
 
     @property
-    def _is_elsewhere(self) -> bool:
+    def _holds_a_persons_run_file(self) -> bool:
         """Whether a run file lies here that no run has written: each begins with a lock and a place for checkpoints."""
         begun = (self.root / LOCK).exists() or self.checkpoints.exists()
         return (self.root / "run.yaml").exists() and not begun
 
-    def resume_hint(self) -> str:
-        """What to do after a run was stopped: the command that goes on, if there is something to go on from."""
+    @property
+    def stamp(self) -> int | None:
+        """When the newest checkpoint was written, in ns; tells an earlier run from the one that replaces it."""
+        whole = list_checkpoints(self.checkpoints)
+        return (whole[-1] / MANIFEST).stat().st_mtime_ns if whole else None
+
+    def resume_hint(self, earlier: int | None = None) -> str:
+        """What to do after a run was stopped: the command that goes on, if there is something to go on from.
+
+        Args:
+            earlier: the `stamp` of a run that was to be overwritten.
+        """
         if launched() and not self.root.exists():  # it lies on the machine of process 0
             return "add --resume if the run directory of process 0 has checkpoints"
+        if earlier is not None and self.stamp == earlier:
+            return "the earlier run is still there; start it again with --overwrite"
         if not self.holds_checkpoints:
             return "nothing was saved yet; start it again"
         launcher = " (started by the launcher as before)" if launched() else ""
@@ -101,7 +113,7 @@ class RunDirectory:
                 f"{self.root} holds a run with checkpoints; --resume continues it, --overwrite deletes it, "
                 "another train.output_dir keeps it"
             )
-        if (self.holds_results or self._is_elsewhere) and not resume and not overwrite:
+        if (self.holds_results or self._holds_a_persons_run_file) and not resume and not overwrite:
             what = "results without checkpoints" if self.holds_results else "a run.yaml that is no run's"
             raise RunError(f"{self.root} holds {what}; --overwrite deletes it, another train.output_dir keeps it")
 
