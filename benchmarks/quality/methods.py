@@ -30,6 +30,7 @@ class Trainable:
     """Called after `optimizer.step()`, while gradients are there, with the step from 1."""
     engine: AdaLoraEngine | None = None
     options: AdapterConfig | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -48,6 +49,10 @@ class Method:
     """Of PEFT's or our configuration, over the defaults; `tinit` and `tfinal` as fractions."""
     rate_of_values: float = 1.0
     """Learning rate of λ over that of P and Q."""
+    rate_of_queries: float = 1.0
+    """Learning rate of Q over that of P (one over LoRA+'s ratio)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's."""
     ratio: float | None = None
     """init_r over target_r; None: what `init_r: auto` gives."""
     scale: float | None = None
@@ -97,10 +102,13 @@ def _spectune(base: PreTrainedModel, method: Method, rank: int, steps: int) -> T
     timing = {name: getattr(config, name) for name in ("tinit", "tfinal", "deltaT", "init_r")}
     schedule = resolve_schedule(total_step=steps, target_r=rank, **timing)
     made = adapt(base, config, schedule, None, _room(base, rank) if method.by_parameters else None)
-    values = made.engine.store.values.rows
-    sides = [parameter for parameter in made.engine.parameters() if parameter is not values]
-    groups = [_group(sides), _group([values], method.rate_of_values)]
-    return Trainable(made.model, groups, engine=made.engine, options=config)
+    store = made.engine.store
+    groups = [
+        _group((bank.rows for bank in store.queries), method.rate_of_queries),
+        _group(bank.rows for bank in store.outputs),
+        _group([store.values.rows], method.rate_of_values),
+    ]
+    return Trainable(made.model, groups, engine=made.engine, options=config, betas=method.betas)
 
 
 _COMMON: dict[str, Any] = {"task_type": "SEQ_2_SEQ_LM"}
@@ -166,6 +174,7 @@ VARIANTS = (
     _variant("random start", options={"init": "random"}),
     _variant("orthonormal start", options={"init": "orthonormal"}),
     _variant("rate of λ × 4", rate_of_values=4.0),
+    _variant("half the rate for Q, β₂ 0.99", rate_of_queries=0.5, betas=(0.9, 0.99)),
     _variant("scale 8", scale=8.0),
     _variant("scale 0.5", scale=0.5),
     _variant("no penalty", options={"orth_reg_weight": 0.0}),

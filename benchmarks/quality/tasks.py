@@ -69,10 +69,12 @@ TASKS = {
     task.name: task
     for task in (
         Task("clinc150", "exact_match", 400, 16, 750, 1000),
+        Task("clinc150_1200", "exact_match", 1200, 16, 750, 1000, file="clinc150"),
         Task("mr_sentiment", "exact_match", 250, 16, 300, 1000),
         Task("e2e_nlg", "bleu", 200, 8, 60, 315),
         Task("e2e_nlg_600", "bleu", 600, 8, 120, 315, file="e2e_nlg"),
         Task("scan", "exact_match", 800, 16, 300, 600, _ACTIONS),
+        Task("scan_2400", "exact_match", 2400, 16, 300, 600, _ACTIONS, file="scan"),
         Task("tatoeba_en_es", "chrf", 300, 16, 150, 400, by_loss=True),
     )
 }

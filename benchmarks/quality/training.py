@@ -103,7 +103,7 @@ def _train(
     ground: Ground, made: Trainable, loader: BatchLoader, rate: float, points: int, curve: list[dict[str, float]]
 ) -> list[float]:
     """All steps; returns the cross entropy of each."""
-    optimizer = torch.optim.AdamW(made.groups, lr=rate, weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(made.groups, lr=rate, betas=made.betas, weight_decay=0.0, fused=True)
     losses, steps = [], ground.task.steps
     made.model.train()
     for step, window in enumerate(islice(iter(loader), steps), start=1):
