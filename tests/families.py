@@ -26,6 +26,8 @@ from transformers import (
     MBartTokenizer,
     NllbTokenizer,
     PretrainedConfig,
+    SeamlessM4TConfig,
+    SeamlessM4TTokenizer,
     T5Config,
     T5Tokenizer,
 )
@@ -104,6 +106,12 @@ def _m2m_100(texts: Sequence[str], directory: Path) -> Any:
     return M2M100Tokenizer(vocab_file=str(vocabulary), spm_file=str(model), additional_special_tokens=codes)
 
 
+def _seamless(texts: Sequence[str], directory: Path) -> Any:
+    vocabulary, merges = bpe_pieces(texts, byte_level=False)
+    codes = ["__eng__", "__fra__", "__spa__"]
+    return SeamlessM4TTokenizer(vocab=vocabulary, merges=merges, additional_special_tokens=codes)
+
+
 def _bart(texts: Sequence[str], directory: Path) -> Any:
     vocabulary, merges = bpe_pieces(texts, byte_level=True)
     return BartTokenizer(vocab=vocabulary, merges=merges)
@@ -119,6 +127,7 @@ TOKENIZERS: Tokenizers = {
     "mbart50": _mbart50,
     "nllb": _nllb,
     "m2m_100": _m2m_100,
+    "seamless": _seamless,
     "bart": _bart,
     "led": _bart,
     "t5": _t5,
@@ -128,6 +137,11 @@ TOKENIZERS: Tokenizers = {
 def _config(family: str, vocabulary: int) -> PretrainedConfig:
     if family == "t5":
         return T5Config(**_T5, vocab_size=vocabulary)
+    if family == "seamless":
+        names = {"hidden_size": "d_model", "initializer_range": "init_std"}
+        shape = {name: value for name, value in _SIZES.items() if name not in names.values()}
+        shape |= {name: _SIZES[other] for name, other in names.items()}
+        return SeamlessM4TConfig(**shape, vocab_size=vocabulary, decoder_start_token_id=2, max_position_embeddings=128)
     sizes = _SIZES | {"vocab_size": vocabulary}
     if family == "led":
         return LEDConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,16 @@ def test_of_equal_values_the_one_with_the_lower_loss_is_the_best() -> None:
         assert loop.progress.best is not None
         chosen.append((loop.progress.best["step"], loop.progress.without_gain))
     assert chosen == [(0, 0), (1, 0), (1, 1), (3, 0), (3, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "exact_match"])
+def test_an_evaluation_that_overflows_is_never_the_best(metric: str) -> None:
+    """Nothing compares with NaN: as the first it would stay the best for ever."""
+    loop = Loop.__new__(Loop)
+    loop.metric, loop.progress = metric, Progress()
+    best = []
+    for step, loss in enumerate([math.nan, 2.0, math.nan, math.inf]):
+        loop._compare(step, loss if metric == "eval_loss" else 0.0, loss)
+        assert loop.progress.best is not None
+        best.append(loop.progress.best["step"])
+    assert best == [0, 1, 1, 1]

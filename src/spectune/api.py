@@ -5,6 +5,7 @@ Where a launcher has started several processes, all of them make the same calls 
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 def train(
     config: RunConfig | Mapping[str, Any] | str | Path,
     *,
-    resume: bool | str = False,
+    resume: bool | str | os.PathLike[str] = False,
     overwrite: bool = False,
     reporter: Reporter | None = None,
 ) -> RunResult:
@@ -60,6 +61,10 @@ def train(
     from spectune.training.directory import RunDirectory
     from spectune.training.signals import catch_signals
 
+    if isinstance(resume, os.PathLike):
+        resume = os.fspath(resume)
+    if not isinstance(resume, bool | str):
+        raise ConfigError(f"resume must be true, false, a checkpoint or a run directory, not {resume!r}")
     with said_once():
         if isinstance(config, str | Path):
             config = load_run_config(Path(config))

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from spectune.config_adapter import AdapterConfig
 from spectune.config_data import DataConfig
-from spectune.config_values import MOST, TAKEN_NAMES, Name, PositiveInt, Probability, Section, Task
+from spectune.config_values import MOST, TAKEN_NAMES, LocalPath, Name, PositiveInt, Probability, Section, Task
 from spectune.presets import PresetName, filled_in
 
 __all__ = [
@@ -65,7 +65,7 @@ class CheckpointingConfig(Section):
 class TrainConfig(Section):
     """The training loop; names of transformers' `TrainingArguments`."""
 
-    output_dir: Name = "runs/run"
+    output_dir: LocalPath = "runs/run"
     """The run directory: checkpoints, journal, predictions, adapter, summary."""
     num_train_epochs: float = Field(default=3.0, gt=0.0, le=1e6)
     """Passes over the training rows; fractions are allowed."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from spectune.budget import parse_budget
-from spectune.config_values import TAKEN_NAMES, Name, OpenUnit, PositiveInt, Probability, Rank, Section
+from spectune.config_values import TAKEN_NAMES, LocalPath, Name, OpenUnit, PositiveInt, Probability, Rank, Section
 
 WIDER, WIDE = 4, 16
 """`init_r: auto`: times target_r, and the least (docs/quality.md has the evidence)."""
@@ -57,7 +57,7 @@ class AdapterConfig(Section):
     init: Literal["random", "orthonormal", "gradient"] = "gradient"
     """Start of the triplets: as in PEFT, orthonormal P and Q, or the leading singular vectors of the gradient over the
     rows of eight steps. λ starts at 0."""
-    init_from: str | None = None
+    init_from: LocalPath | None = None
     """Directory or hub id of a finished AdaLoRA adapter to go on from, under this run's own schedule."""
     importance: Literal["elementwise", "triplet"] = "elementwise"
     """A triplet's score: of λ and the means over P's column and Q's row (the paper), or of λ alone."""
@@ -105,6 +105,11 @@ class AdapterConfig(Section):
             )
         if self.init_from is not None and self.init != "random":
             raise ValueError(f"init {self.init} would overwrite what init_from brings; give one of the two")
+        if self.call_order == "peft" and not self.penalty_in_scores:
+            raise ValueError(
+                "penalty_in_scores false does not go with call_order peft, which reads importance after the update, "
+                "from the gradient that it was made with; use call_order paper"
+            )
         for name in ("tinit", "tfinal"):
             value = getattr(self, name)
             if isinstance(value, float) and not 0.0 < value < 1.0:

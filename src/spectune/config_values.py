@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MOST = 2**31 - 1  # of steps, rows, tokens: beyond, a slip of the keyboard
 PositiveInt = Annotated[int, Field(ge=1, le=MOST)]
 Rank = Annotated[int, Field(ge=1, le=65_536)]
 Name = Annotated[str, Field(min_length=1)]
+LocalPath = Annotated[Name, AfterValidator(os.path.expanduser)]  # no shell reads a run file
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 OpenUnit = Annotated[float, Field(gt=0.0, lt=1.0)]
 Task = Literal["classification", "summarization", "translation", "text2text"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,15 @@ def circumstance(error: BaseException) -> str | None:
 
 def _remedy(number: int | None) -> str:
     return "; make room there, or name another place" if number in (errno.ENOSPC, errno.EDQUOT) else ""
+
+
+def finite(content: Any) -> Any:
+    """JSON values with null for NaN and infinity, which JSON cannot spell: for files that other programs read."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: finite(value) for key, value in content.items()}
+    return [finite(value) for value in content] if isinstance(content, list | tuple) else content
 
 
 def write_json(path: Path, content: Any) -> None:

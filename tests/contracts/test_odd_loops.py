@@ -14,6 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.linear import LowRankLinear
 from spectune.errors import AdapterError
+from spectune.training.step import before_update
 
 
 def gradients(engine: AdaLoraEngine) -> list[Tensor]:
@@ -171,3 +172,40 @@ def test_hooks_on_the_base_layer_are_called_in_training(monkeypatch: pytest.Monk
     monkeypatch.setattr(LowRankLinear, "apply", spied(LowRankLinear.apply, calls))
     layer(x)
     assert len(calls) == 2, "without listeners the fused path, as before"
+
+
+def test_a_state_holds_the_modules_that_are_trained_in_full() -> None:
+    """A manual loop resumed as documented lost them."""
+    model, engine = hosted("t5", modules_to_save=["final_layer_norm"])
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_peft(model, optimizer, range(1, 5))
+    saved, expected = engine.state_dict(), logits(model, 9)
+    other, fresh = hosted("t5", modules_to_save=["final_layer_norm"])
+    assert not torch.equal(logits(other, 9), expected)
+    fresh.load_state_dict(saved)
+    assert torch.equal(logits(other, 9), expected)
+    with pytest.raises(AdapterError, match="has 2 parameters of modules trained in full, here they are 0"):
+        hosted("t5")[1].load_state_dict(saved)
+
+
+@pytest.mark.parametrize("penalty_in_scores", [True, False])
+def test_the_dead_leave_the_clip_norm_at_the_freeze(penalty_in_scores: bool) -> None:
+    """Compacted or not: the same next update."""
+    model, engine = hosted("bart", penalty="step")
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    norms = []
+    last = engine.schedule.freeze_step
+    for step in range(1, last + 1):
+        model(**batch(step)).loss.backward()
+        before_update(engine, 0.0, max_grad_norm=None, penalty_in_scores=penalty_in_scores, call_order="paper")
+        optimizer.step()
+        engine.reallocate(step)
+        optimizer.zero_grad()
+    assert engine.frozen
+    for _ in range(2):
+        model(**batch(20)).loss.backward()
+        before_update(engine, 0.0, max_grad_norm=1e-3, penalty_in_scores=penalty_in_scores, call_order="paper")
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in engine.parameters() if p.grad is not None]))
+        optimizer.zero_grad()
+        engine.compact(optimizer)
+    assert torch.allclose(torch.stack(norms), torch.tensor(1e-3), rtol=1e-3), "clipped by what is left, to that norm"

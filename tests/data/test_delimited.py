@@ -63,3 +63,23 @@ def test_tsv_whose_quotes_would_swallow_rows(tmp_path: Path) -> None:
 def test_tsv_that_is_ragged_either_way(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2 has 3 fields"):
         read_tsv(write(tmp_path / "a.tsv", "text\tlabel\na\tb\tc\n"))
+
+
+def test_tsv_that_may_be_either(tmp_path: Path) -> None:
+    """Dialogue over several lines of a parallel text, whose other side shows nothing: three rows had become one."""
+    rows = ["I am tired.\tIch bin müde.", '"It was late.\tEs war spät.', 'Good night."\tGute Nacht.', "Yes.\tJa."]
+    path = write(tmp_path / "a.tsv", "text\ttarget\n" + "\n".join(rows) + "\n")
+    for read in (read_tsv, lambda path: list(stream_tsv(path))):
+        with pytest.raises(DataError, match=r"a quote on line 3 may begin .* both readings fit \(3 rows or 4\)"):
+            read(path)
+    labels = "".join(f"text {number}\t{number % 2}\n" for number in range(8))
+    told = write(tmp_path / "b.tsv", 'text\tlabel\n"a\tb\nc"\t1\n' + labels)
+    assert len(read_tsv(told).rows) == len(list(stream_tsv(told))) == 9
+
+
+def test_an_empty_cell_of_the_only_column_is_a_row(tmp_path: Path) -> None:
+    """Left out without a word, it shifted every later row and every prediction."""
+    path = write(tmp_path / "a.csv", 'text\nfirst\n""\n\n   \nsecond\n')
+    assert [row["text"] for row in read_csv(path).rows] == ["first", "", "   ", "second"]
+    two = write(tmp_path / "b.csv", "text,label\nfirst,0\n   \nsecond,1\n")
+    assert [row["text"] for row in read_csv(two).rows] == ["first", "second"]

@@ -46,8 +46,24 @@ def test_template_and_free_targets(tmp_path: Path) -> None:
 
 
 def test_references_stand_in_for_a_missing_target(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.jsonl", [{"text": "a", "target": None, "references": ["x", "y"]}])
-    assert prepare_data(config_for(path), seed=0).train[0].target == "x"
+    missing = [None, "", "  ", float("nan")]
+    rows = [{"text": "a", "target": target, "references": ["x", "y"]} for target in missing]
+    built = prepare_data(config_for(write_rows(tmp_path / "a.jsonl", rows)), seed=0).train
+    assert [one.target for one in built] == ["x"] * 4
+
+
+def test_names_of_a_class_label_column_go_by_place_whatever_they_look_like(tmp_path: Path) -> None:
+    """`class_encode_column` sorts "10" before "2"; every number was taken for its own name."""
+    scores = datasets.Dataset.from_list([{"text": f"scored {score}", "score": score} for score in range(11)])
+    encoded = scores.class_encode_column("score")
+    encoded.to_parquet(str(tmp_path / "a.parquet"))
+    encoded.save_to_disk(tmp_path / "saved")
+    for config in (
+        config_for(tmp_path / "a.parquet", target_column="score"),
+        DataConfig(dataset_name=str(tmp_path / "saved"), target_column="score"),
+    ):
+        prepared = prepare_data(config, seed=0)
+        assert all(one.source == f"scored {one.target}" for one in prepared.train)
 
 
 def test_unusable_rows_are_dropped_and_reported(tmp_path: Path) -> None:

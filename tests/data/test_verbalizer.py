@@ -121,3 +121,20 @@ def test_labels_json(tmp_path: Path) -> None:
         read_label_names(str(write(tmp_path / "ids.json", '{"a": 0, "b": 1}')))
     with pytest.raises(DataError, match="must hold a list of label names"):
         read_label_names(str(write(tmp_path / "text.json", '"a"')))
+
+
+def test_a_list_that_may_be_names_or_places_is_refused() -> None:
+    """Stars of which no row has the highest: 1 to 4 are names of the list, and places in it."""
+    stars = ["1", "2", "3", "4", "5"]
+    with pytest.raises(DataError, match=r"a label 1 could be the name '1' or the name at place 1, '2' .*a mapping"):
+        Verbalizer.from_names(stars, ["1", "2", "4"])
+    assert Verbalizer.from_names(stars, ["1", "5"]).to_text(5) == "5"
+    assert Verbalizer.from_names(stars, ["0", "4"]).to_text(4) == "5"
+    assert Verbalizer.from_names(["0", "1"], ["0", "1"]).to_text(1) == "1"
+
+
+def test_labels_that_are_numbers_come_in_their_order() -> None:
+    """The second of two is the positive one, however a YAML mapping was written down."""
+    assert Verbalizer.from_names({1: "yes", 0: "no"}).words == ("no", "yes")
+    assert Verbalizer.from_names({True: "yes", False: "no"}).words == ("no", "yes")
+    assert Verbalizer.from_names({"b": "x", "a": "y"}).words == ("x", "y")

@@ -196,3 +196,28 @@ def test_checking_names_imports_no_slow_library() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "nearly", "words"),
+    [
+        ("我喜欢学习中文,今天天气很好。", "我喜欢学习中文，今天天气不好", "zh"),
+        ("今日はいい天気ですね", "今日はいい天気です", "char"),
+        ("Привет мир, сегодня хорошо и тепло", "Привет мир, сегодня хорошо и холодно", "13a"),
+        ("नमस्ते दुनिया आज कैसे हो तुम", "नमस्ते दुनिया आज कैसे हो", "13a"),
+        ("The cats, he said, are running fast", "The cats, he said, are running", "13a"),
+    ],
+)
+def test_scripts_other_than_the_latin_one_are_scored(text: str, nearly: str, words: str) -> None:
+    """rouge-score keeps a-z and 0-9 alone, and `13a` makes one word of a Chinese sentence: right outputs had 0."""
+    names = ["rouge1", "rougeL", "bleu"]
+    same, close, other = (
+        compute_metrics(names, predictions=[output], references=[[text]]) for output in (text, nearly, "☃ 7")
+    )
+    for name in names:
+        assert same[name].value == pytest.approx(100.0)
+        assert 40.0 < close[name].value < 100.0
+        assert other[name].value == pytest.approx(0.0)
+        assert same[name].signature == close[name].signature
+    assert f"tok:{words}|" in same["bleu"].signature
+    assert ("tok:a-z0-9" in same["rouge1"].signature) == text.isascii()

@@ -32,7 +32,7 @@ from spectune.config import TrainConfig
 from spectune.data.loader import Window
 from spectune.errors import AdapterError, ConfigError
 from spectune.training.optimizer import make_optimizer
-from spectune.training.step import StepOptions, training_step
+from spectune.training.step import StepOptions, before_update, training_step
 
 _STACK: dict[str, Any] = {
     "vocab_size": 60,
@@ -318,6 +318,45 @@ def test_an_optimizer_that_cannot_be_compacted(tmp_path: Path) -> None:
     assert len(engine.store.values.rows) == engine.initial_triplets
 
 
+@pytest.mark.parametrize("penalty_in_scores", [True, False])
+def test_whether_the_dead_stay_in_memory_changes_no_update(penalty_in_scores: bool, tmp_path: Path) -> None:
+    """The norm that is clipped by is theirs no more in either case."""
+    survivors = []
+    for compact in (True, False):
+        model = peft_model("t5")
+        callback = AdaLoraCallback(compact=compact, penalty_in_scores=penalty_in_scores)
+        train(trainer(model, arguments(tmp_path, max_grad_norm=0.2), callback))
+        engine = model.base_model.engine
+        engine.compact()
+        survivors.append([parameter.detach().clone() for parameter in engine.parameters()])
+    for one, other in zip(*survivors, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.0, atol=1e-5)
+
+
+def test_a_run_broken_off_inside_a_step_leaves_the_clipping_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cell of a notebook, interrupted and run again over the same arguments."""
+
+    class Stopped(TrainerCallback):
+        def on_substep_end(self, *arguments: Any, **moment: Any) -> None:
+            raise KeyboardInterrupt
+
+    args = arguments(tmp_path, max_grad_norm=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer(peft_model("t5"), args, AdaLoraCallback(), Stopped()))
+    seen: list[float] = []
+
+    def spy(*parts: Any, **options: Any) -> Any:
+        seen.append(options["max_grad_norm"])
+        return before_update(*parts, **options)
+
+    monkeypatch.setattr("spectune.integrations.trainer_callback.before_update", spy)
+    train(trainer(peft_model("t5"), args))
+    assert seen == [0.5] * STEPS
+    assert args.max_grad_norm == 0.5
+
+
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     model = peft_model("t5")
@@ -325,6 +364,8 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         trainer(model, args, optimizers=(torch.optim.AdamW(model.parameters()), None))
     with pytest.raises(AdapterError, match="needs a PeftModel with an AdaLoRA adapter"):
         trainer(model.get_base_model(), args)
+    with pytest.raises(ConfigError, match="penalty_in_scores=False needs call_order"):
+        AdaLoraCallback(call_order="peft", penalty_in_scores=False)
     late = trainer(peft_model("t5"), args, Ranks())
     late.add_callback(AdaLoraCallback())
     with pytest.raises(AdapterError, match="give the callback to the Trainer's constructor"):

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, journal
 
-from spectune.errors import RunError
+from spectune.errors import ConfigError, RunError
 from spectune.manifest import sha256
+from spectune.training.fingerprint import check_fingerprint
 
 pytestmark = pytest.mark.usefixtures("quick_proof")
 
@@ -93,6 +94,57 @@ def test_other_rows_are_refused(run: Run, table: Path, tmp_path: Path) -> None:
     copy.write_text(copy.read_text("utf-8").replace("number 3 ", "number 33 "), encoding="utf-8")
     with pytest.raises(RunError, match="training data or its tokenization"):
         run(resume=True, data={"train_file": str(copy)})
+
+
+def test_a_checkpoint_under_another_name_and_one_that_was_copied_before(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was copied into a new directory by a resume that was refused later is no run of its own."""
+    saves: dict[str, Any] = {"save_steps": 4, "save_total_limit": 9}
+    whole = run(train=saves)
+    good = shutil.copytree(whole.directory / "checkpoints" / "step-8", tmp_path / "good")
+    other = {**saves, "output_dir": str(tmp_path / "other")}
+    monkeypatch.setattr("spectune.training.resume.check_fingerprint", refuse_in_full(check_fingerprint))
+    with pytest.raises(RunError, match="not here"):
+        run(resume=str(good), train=other)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "other" / "checkpoints").iterdir()] == ["step-8"]
+    resumed = run(resume=good, train=other)
+    weights = "adapter_model.safetensors"
+    assert sha256(resumed.adapter / weights) == sha256(whole.adapter / weights)
+    with pytest.raises(RunError, match="holds checkpoints of its own"):
+        run(resume=str(whole.directory / "checkpoints" / "step-4"), train=other)
+    with pytest.raises(ConfigError, match="resume must be true, false, a checkpoint or a run directory"):
+        run(resume=8, train=other)
+
+
+def refuse_in_full(check: Any) -> Any:
+    """`check_fingerprint` that refuses once the model is loaded, as for another number of threads."""
+
+    def refusing(saved: dict[str, Any], here: dict[str, Any]) -> Any:
+        if "data" in here or len(here) > 3:
+            raise RunError("not here")
+        return check(saved, here)
+
+    return refusing
+
+
+def test_an_earlier_run_stays_until_nothing_can_refuse_the_new_one(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--overwrite` with an `init_from` that does not fit, no room on the disk, a signal in the gradient start."""
+    directory = run().directory
+    before = {path.name: sha256(path) for path in directory.iterdir() if path.is_file()}
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise RunError("does not fit")
+
+    for late in ("check_space", "initialize"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"spectune.training.run.{late}", refuse)
+            with pytest.raises(RunError, match="does not fit"):
+                run(overwrite=True, train={"seed": 3})
+        assert {path.name: sha256(path) for path in directory.iterdir() if path.is_file()} == before
+    again = run(overwrite=True, train={"seed": 3})
+    assert sum(event["event"] == "start" for event in journal(again)) == 1
 
 
 def test_nothing_to_resume(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_phases_keep_first_and_last_and_warn_of_a_rise() -> None:
     assert restored.summary() == losses.summary()
     losses.add("decrease", 1.9)
     assert losses.warning() is None
+    losses.add("decrease", math.nan)  # steps that overflowed: the cut is not the cause
+    assert losses.warning() is None
+
+
+def test_what_is_not_finite_is_null_in_files_that_others_read(tmp_path: Path) -> None:
+    """JSON has no NaN; a browser reads none of a file that holds one."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("step", 1, loss=math.nan, penalty=-math.inf, parts=[1.0, {"a": math.inf}])
+    journal.close()
+    line = (tmp_path / "journal.jsonl").read_text("utf-8")
+    assert line == '{"event": "step", "step": 1, "loss": null, "penalty": null, "parts": [1.0, {"a": null}]}\n'
 
 
 def test_a_failed_write_leaves_the_old_directory(tmp_path: Path) -> None:
@@ -100,7 +112,7 @@ def test_other_peoples_files_stay(tmp_path: Path) -> None:
         assert (tmp_path / "journal.jsonl").exists(), "an earlier run stays until nothing can refuse the new one"
         paths.clear()
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("notes.txt", "notes.old", "draft.partial", "adapter.old", "checkpoints", ".lock")
+        *("notes.txt", "notes.old", "draft.partial", "adapter.old", "journal.jsonl", "checkpoints", ".lock")
     }
 
 

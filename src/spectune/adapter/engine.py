@@ -114,6 +114,7 @@ class AdaLoraEngine:
             raise AdapterError(
                 'add_orthogonality_gradient() would count the penalty twice; attach(model, penalty="step") to use it'
             )
+        self._clear_dead_gradient()
         norms = []
         for bank, layout in zip(self.store.sides, self.store.penalty_frames, strict=True):
             if bank.rows.grad is None:

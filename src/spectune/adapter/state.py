@@ -22,6 +22,7 @@ def engine_state(engine: AdaLoraEngine) -> dict[str, Any]:
     """The engine's state as {"meta": …, "tensors": …}; tensors are copies."""
     named = engine.store.named_banks()
     tensors = {f"bank.{name}": bank.rows.detach().clone() for name, bank in named.items()}
+    tensors |= {name: parameter.detach().clone() for name, parameter in _trained_in_full(engine).items()}
     if engine.keep is not None:
         tensors["keep"] = engine.keep.clone()
     if engine.averages is not None:
@@ -46,6 +47,8 @@ def restore_engine(engine: AdaLoraEngine, saved: dict[str, Any]) -> None:
     with torch.no_grad():
         for name, bank in engine.store.named_banks().items():
             bank.rows.copy_(tensors[f"bank.{name}"])
+        for name, parameter in _trained_in_full(engine).items():
+            parameter.copy_(tensors[name])
     engine.frozen, engine.last_step = meta["frozen"], meta["last_step"]
     engine.allocator_calls = meta["allocator_calls"]
     engine.keep = tensors["keep"].to(device) if "keep" in tensors else None
@@ -116,6 +119,12 @@ def _progress(engine: AdaLoraEngine) -> dict[str, Any]:
     }
 
 
+def _trained_in_full(engine: AdaLoraEngine) -> dict[str, torch.nn.Parameter]:
+    """Parameters of modules trained beside the triplets, by their numbers in `engine.parameters()`."""
+    banks = len(engine.store.banks)
+    return {f"extra.{number}": p for number, p in enumerate(engine.parameters()) if number >= banks}
+
+
 def _check_shapes(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     for matrix, slots in zip(engine.store.matrices, meta["slots"], strict=True):
         if not set(slots) <= set(matrix.slots):
@@ -126,3 +135,10 @@ def _check_shapes(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[str
         found = tuple(tensors[f"bank.{name}"].shape) if f"bank.{name}" in tensors else None
         if found != expected:
             raise AdapterError(f"the saved bank {name} has shape {found}, expected {expected}")
+    here = {name: tuple(parameter.shape) for name, parameter in _trained_in_full(engine).items()}
+    there = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name.startswith("extra.")}
+    if here != there:
+        raise AdapterError(
+            f"the saved state has {len(there)} parameters of modules trained in full, here they are {len(here)}, or of "
+            "other shapes; give the same modules_to_save and bias"
+        )

@@ -6,12 +6,12 @@ import csv
 import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from spectune.data.locations import decode_text, read_bytes, text_lines
 from spectune.data.table import Numbered, Table
@@ -28,7 +28,7 @@ _NumberedFields = tuple[int, dict[str, str]]
 
 def read_csv(path: Path) -> Table:
     """A comma-separated file with a header. Raises DataError: encoding, quoting, ragged rows, header."""
-    return _parse(decode_text(read_bytes(path), path), path, ",", csv.QUOTE_MINIMAL)
+    return _table(_parse(decode_text(read_bytes(path), path), path, ",", csv.QUOTE_MINIMAL), path)
 
 
 def read_tsv(path: Path) -> Table:
@@ -37,7 +37,7 @@ def read_tsv(path: Path) -> Table:
     Both conventions are in use: fields quoted as in CSV, and quotes as plain characters. The second is taken when
     the file cannot be read by the first, or when it finds more rows and the same labels: a quote at the start of a
     text has swallowed the rows up to the next quote. (A quoted text that holds a tab and a line break could be read
-    either way, too, but its pieces make a label of their own.)
+    either way, too, but its pieces make a label of their own.) Raises DataError where nothing tells them apart.
     """
     text = decode_text(read_bytes(path), path)
     quoted = _attempt(lambda: _parse(text, path, "\t", csv.QUOTE_MINIMAL))
@@ -45,8 +45,8 @@ def read_tsv(path: Path) -> Table:
     if isinstance(quoted, DataError):
         if isinstance(plain, DataError):
             raise quoted
-        return plain
-    return plain if isinstance(plain, Table) and _swallows(quoted.rows, plain.rows) else quoted
+        return _table(plain, path)
+    return _table(plain if isinstance(plain, list) and _swallows(quoted, plain, path) else quoted, path)
 
 
 def stream_csv(path: Path) -> Iterator[Numbered]:
@@ -63,16 +63,30 @@ def stream_tsv(path: Path) -> Iterator[Numbered]:
         return _stream(path, "\t", csv.QUOTE_NONE)
     if isinstance(plain, list):
         last = min(quoted[-1][0], plain[-1][0])
-        if _swallows(*([row for line, row in found if line <= last] for found in (quoted, plain))):
+        same_lines = [[one for one in found if one[0] <= last] for found in (quoted, plain)]
+        if _swallows(same_lines[0], same_lines[1], path):
             return _stream(path, "\t", csv.QUOTE_NONE)
     return _stream(path, "\t", csv.QUOTE_MINIMAL)
 
 
-def _swallows(quoted: Sequence[Mapping[str, Any]], plain: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether quotes that were meant as plain characters have made one row of several."""
+def _swallows(quoted: Sequence[_NumberedFields], plain: Sequence[_NumberedFields], path: Path) -> bool:
+    """Whether quotes that were meant as plain characters have made one row of several. Raises DataError: no telling."""
     if len(quoted) >= len(plain):
         return False
-    return any({row[name] for row in quoted} == {row[name] for row in plain} for name in quoted[0])
+    names = list(quoted[0][1])
+    if any(_values(quoted, name) == _values(plain, name) for name in names):
+        return True
+    if any(2 * len(_values(quoted, name)) <= len(quoted) for name in names):  # labels, which only this reading keeps
+        return False
+    line = next((line for line, row in quoted if any("\n" in text and "\t" in text for text in row.values())), 2)
+    raise DataError(
+        f"{path}: a quote on line {line} may begin a quoted text of several lines or be a plain character, and both "
+        f"readings fit ({len(quoted)} rows or {len(plain)}); remove that quote, or save the table as .csv or .jsonl"
+    )
+
+
+def _values(rows: Sequence[_NumberedFields], name: str) -> set[str]:
+    return {row[name] for _, row in rows}
 
 
 def _leading(path: Path, quoting: Literal[0, 3]) -> list[_NumberedFields]:
@@ -98,17 +112,20 @@ def _stream(path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[_Num
         yield numbered
 
 
-def _parse(text: str, path: Path, delimiter: str, quoting: Literal[0, 3]) -> Table:
+def _parse(text: str, path: Path, delimiter: str, quoting: Literal[0, 3]) -> list[_NumberedFields]:
     with _field_limit(_LONGEST_FIELD):
-        numbered = list(_rows(io.StringIO(text, newline=""), path, delimiter, quoting))
-    rows = [row for _, row in numbered]
-    return Table(origin=str(path), columns=tuple(rows[0]), rows=rows, lines=[line for line, _ in numbered])
+        return list(_rows(io.StringIO(text, newline=""), path, delimiter, quoting))
+
+
+def _table(numbered: Sequence[_NumberedFields], path: Path) -> Table:
+    rows, lines = [row for _, row in numbered], [line for line, _ in numbered]
+    return Table(origin=str(path), columns=tuple(rows[0]), rows=rows, lines=lines)
 
 
 def _rows(text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3]) -> Iterator[_NumberedFields]:
     """The rows below the header, which is checked first; `text` gives lines with their ends."""
     records = _records(text, path, delimiter, quoting)
-    header = [name.strip() for name in next(records, (0, []))[1]]
+    header = next(([name.strip() for name in fields] for _, fields in records if not _is_blank(fields)), [])
     # Spreadsheets and pandas leave unnamed columns behind; nobody can mean one of them.
     names = [name for name in header if name]
     twice = [name for name, times in Counter(names).items() if times > 1]
@@ -118,6 +135,8 @@ def _rows(text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3
         raise DataError(f"{path}: the first line must name the columns")
     empty = True
     for line, fields in records:
+        if _is_blank(fields) and len(header) > 1:  # of a single column it is an empty cell, which is reported
+            continue
         empty = False
         if len(fields) != len(header):
             raise DataError(
@@ -129,15 +148,20 @@ def _rows(text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3
         raise DataError(f"{path} has a header but no rows")
 
 
+def _is_blank(fields: Sequence[str]) -> bool:
+    """A line of white space alone."""
+    return len(fields) == 1 and not fields[0].strip()
+
+
 def _records(
     text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3]
 ) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not blank, with the line on which it starts."""
+    """Each record that is no blank line, with the line on which it starts."""
     reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
     start = 1
     try:
         for fields in reader:
-            if fields and (len(fields) > 1 or fields[0].strip()):
+            if fields:
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:

@@ -155,9 +155,15 @@ def _outputs(table: Table, index: int, column: str, references: str | None) -> t
             f" (data.references_column)"
         )
     right = [item for item in listed if item and item.strip() and is_unicode(item)]
-    missing = table.value(index, column) in (None, "")
-    target = right[0] if right and missing else _text(table, index, column)
+    target = right[0] if right and _is_missing(table.value(index, column)) else _text(table, index, column)
     return target, tuple(dict.fromkeys([target, *right]))
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return text_of(value) is None
+    except TypeError:  # a list or a mapping: `_text` says so
+        return False
 
 
 def _unknown_labels(table: Table, unknown: dict[str, list[int]], verbalizer: Verbalizer | None) -> str:

@@ -63,14 +63,10 @@ def names_by_label(names: LabelNames, labels: Iterable[str], origin: str) -> dic
     """Canonical label → words as written.
 
     A list stands for the labels 0, 1, 2, …, unless the data's `labels` are names from the list themselves. Raises
-    DataError for words that are no text and for two spellings of one label.
+    DataError for words that are no text, for two spellings of one label, and for a list that could be meant either
+    way. Labels that are whole numbers come in their order: the second of two is the positive one of metrics.
     """
-    if isinstance(names, Mapping):
-        pairs = list(names.items())
-    else:
-        known = {canonical_label(name) for name in names}
-        itself = known.issuperset(labels)
-        pairs = [(name if itself else index, name) for index, name in enumerate(names)]
+    pairs = list(names.items()) if isinstance(names, Mapping) else _pairs(names, set(labels), origin)
     result: dict[str, str] = {}
     for raw, words in pairs:
         label = canonical_label(raw)
@@ -79,4 +75,21 @@ def names_by_label(names: LabelNames, labels: Iterable[str], origin: str) -> dic
         if label in result:
             raise DataError(f"{origin} names the label {label!r} twice")
         result[label] = words
-    return result
+    if all(map(is_integer_label, result)):
+        return dict(sorted(result.items(), key=lambda pair: int(pair[0])))
+    return {label: result[label] for label in ("false", "true")} if set(result) == {"false", "true"} else result
+
+
+def _pairs(names: list[Any], labels: set[str], origin: str) -> list[tuple[Any, Any]]:
+    """Label and name for a list of names: the labels are the names themselves, or their places."""
+    known = [canonical_label(name) for name in names]
+    places = [str(place) for place in range(len(names))]
+    if not labels.issubset(known):
+        return list(enumerate(names))
+    if labels and labels.issubset(places) and any(known.index(label) != int(label) for label in labels):
+        first = min(labels, key=int)
+        raise DataError(
+            f"{origin}: a label {first} could be the name {first!r} or the name at place {first}, "
+            f"{names[int(first)]!r} (places count from 0); give a mapping from label to words"
+        )
+    return [(name, name) for name in names]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _CLASSES = ("MBart", "MBart50", "M2M100", "Nllb", "PLBart", "SeamlessM4T")
+_PRESET = ("SeamlessM4T",)
+"""Classes that have a target language before anybody has chosen one: every published tokenizer says French."""
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _GIVE_BOTH = "give data.source_lang and data.target_lang"
 
@@ -37,8 +39,9 @@ def check_language_options(data: DataConfig, location: str) -> None:
         return
     if not isinstance(found, Mapping) or not isinstance(found.get("tokenizer_class"), str) or found.get("auto_map"):
         return
-    multilingual = found["tokenizer_class"].removesuffix("Fast").removesuffix("Tokenizer") in _CLASSES
-    if multilingual and data.source_lang is None and found.get("tgt_lang") is None:
+    kind = _kind(found["tokenizer_class"])
+    multilingual = kind in _CLASSES
+    if multilingual and data.source_lang is None and (found.get("tgt_lang") is None or kind in _PRESET):
         raise ConfigError(f"the base model's tokenizer ({found['tokenizer_class']}) is multilingual: {_GIVE_BOTH}")
     if not multilingual and data.source_lang is not None:
         raise ConfigError(_without_languages(found["tokenizer_class"]))
@@ -62,7 +65,7 @@ def set_languages(tokenizer: PreTrainedTokenizerBase, data: DataConfig, *, requi
     multilingual: Any = tokenizer
     codes = language_codes(tokenizer)
     if data.source_lang is None or data.target_lang is None:
-        if multilingual.tgt_lang is None and required:
+        if required and (multilingual.tgt_lang is None or _kind(type(tokenizer).__name__) in _PRESET):
             known = f", of {', '.join(sorted(codes)[:6])}, …" if codes else ""
             name = type(tokenizer).__name__
             raise ConfigError(f"the base model's tokenizer ({name}) is multilingual: {_GIVE_BOTH}{known}")
@@ -93,11 +96,28 @@ def target_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], int | N
     Returns:
         `[language, end]` (mBART-50, M2M100, NLLB), `[end, language]` (mBART) or `[start, end]`, `[end]`, … with None.
     """
-    ids: list[int] = list(tokenizer(text_target="", verbose=False)["input_ids"])
+    ids: list[int] = list(tokenizer(text_target="", verbose=False)["input_ids"])[start_tokens(tokenizer) :]
     if not has_languages(tokenizer):
         return ids, None
     languages = set(language_codes(tokenizer).values())
     return ids, next((token for token in ids if token in languages), None)
+
+
+def start_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens in front of a target are the decoder's start, which the model's own rule puts there again.
+
+    SeamlessM4T writes `[end, language, …, end]`, and its decoder starts with that end: a model that learnt to write
+    it first would stop at once.
+    """
+    if not has_languages(tokenizer):
+        return 0
+    ids: list[int] = list(tokenizer(text_target="", verbose=False)["input_ids"])
+    languages = set(language_codes(tokenizer).values())
+    return int(len(ids) > 2 and ids[0] == ids[-1] == tokenizer.eos_token_id and ids[1] in languages)
+
+
+def _kind(tokenizer_class: str) -> str:
+    return tokenizer_class.removesuffix("Fast").removesuffix("Tokenizer")
 
 
 def _check_code(option: str, code: str, codes: Mapping[str, int]) -> None:

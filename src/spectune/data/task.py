@@ -37,7 +37,8 @@ def label_names(config: DataConfig, table: Table, target: str) -> NamedLabels | 
     if config.label_names is not None:
         return NamedLabels(config.label_names, "data.label_names")
     if target in table.label_names:
-        return NamedLabels(list(table.label_names[target]), f"{table.origin}, column {target!r}")
+        # the column holds their numbers, whatever the names look like: `class_encode_column` sorts "10" before "2"
+        return NamedLabels(dict(enumerate(table.label_names[target])), f"{table.origin}, column {target!r}")
     return None
 
 

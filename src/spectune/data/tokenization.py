@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spectune.config import DataConfig, EvaluationConfig
 from spectune.data.examples import Example
+from spectune.data.languages import start_tokens
 from spectune.data.wording import count, rows_text
 from spectune.errors import ConfigError, DataError
 
@@ -127,8 +128,8 @@ def encode_targets(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, progress: Callable[[int], None] | None = None
 ) -> list[list[int]]:
     """Ids of each target, not cut, the end token included."""
-    rows = _encode(tokenizer, texts, "text_target", progress=progress)
-    return [_ended(row, tokenizer.eos_token_id, None) for row in rows]
+    rows, start = _encode(tokenizer, texts, "text_target", progress=progress), start_tokens(tokenizer)
+    return [_ended(row[start:], tokenizer.eos_token_id, None) for row in rows]
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:
@@ -232,9 +233,9 @@ def _cut(
     """`ids` of `texts` with the over-long ones encoded anew, cut by the tokenizer, which keeps its special tokens."""
     result = list(ids)
     long = [index for index, row in enumerate(ids) if len(row) > limit]
-    door = "text" if side == "source" else "text_target"
-    for index, row in zip(long, _encode(tokenizer, [texts[index] for index in long], door, limit), strict=True):
-        result[index] = row if side == "source" else _ended(row, tokenizer.eos_token_id, limit)
+    door, start = ("text", 0) if side == "source" else ("text_target", start_tokens(tokenizer))
+    for index, row in zip(long, _encode(tokenizer, [texts[index] for index in long], door, limit + start), strict=True):
+        result[index] = row if side == "source" else _ended(row[start:], tokenizer.eos_token_id, limit)
     return result
 
 

@@ -9,6 +9,7 @@ docs/metrics.md has them all, with their units. Importing this module is cheap: 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -122,6 +123,16 @@ def text_metrics(names: Sequence[str]) -> list[str]:
 def higher_is_better(name: str) -> bool:
     """Whether a larger value of this metric is the better one."""
     return name not in _LOWER_IS_BETTER
+
+
+def ranking(name: str, value: float, loss: float) -> tuple[float, float]:
+    """To compare two evaluations by this metric; of equal values, which labels bring about, the lower loss is better.
+
+    What is not finite (a base that overflows) is the least: nothing compares with NaN.
+    """
+    sign = 1 if higher_is_better(name) else -1
+    first, second = (number if math.isfinite(number) else -math.inf for number in (sign * value, -loss))
+    return first, second
 
 
 def compute_metrics(

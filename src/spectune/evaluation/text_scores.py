@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from spectune.evaluation.metric import Metric, Texts, mean
+from spectune.evaluation.scripts import AnyScript, bleu_tokenizer, is_latin
 
 
 def exact_match(name: str, texts: Texts) -> Metric:
@@ -14,25 +15,31 @@ def exact_match(name: str, texts: Texts) -> Metric:
 
 
 def rouge(name: str, texts: Texts) -> Metric:
-    """Mean F1 with Porter stemming, as in transformers' `run_summarization`; the best of several references."""
+    """Mean F1 with Porter stemming, as in transformers' `run_summarization`; the best of several references.
+
+    rouge-score drops all but a-z and 0-9: where that is most of the references, words of any script, unstemmed.
+    """
     from importlib.metadata import version
 
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer([name], use_stemmer=True)
+    latin = is_latin(text for row in texts.references for text in row)
+    scorer = RougeScorer([name], use_stemmer=True) if latin else RougeScorer([name], tokenizer=AnyScript())
     rows = zip(texts.predictions, texts.references, strict=True)
     scores = [float(scorer.score_multi(row, prediction)[name].fmeasure) for prediction, row in rows]
-    signature = f"nrefs:{texts.reference_count()}|refs:max|score:f1|stemmer:porter|tok:a-z0-9"
+    words = "stemmer:porter|tok:a-z0-9" if latin else "stemmer:none|tok:any script"
+    signature = f"nrefs:{texts.reference_count()}|refs:max|score:f1|{words}"
     return Metric(100.0 * mean(scores), f"{signature}|version:rouge-score {version('rouge-score')}")
 
 
 def sacrebleu(name: str, texts: Texts) -> Metric:
-    """Corpus BLEU or chrF; the signature is sacrebleu's own."""
+    """Corpus BLEU or chrF; the signature is sacrebleu's own, with the tokenizer that the references' script needs."""
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
     # force: whether the texts look tokenised is the data's business; it changes no number, only a warning.
-    scorer = BLEU(force=True) if name == "bleu" else CHRF()
+    words = bleu_tokenizer(text for row in texts.references for text in row)
+    scorer = BLEU(force=True, tokenize=words) if name == "bleu" else CHRF()
     # sacrebleu's annotation leaves out the None that its documentation asks for where a row has fewer references.
     streams = cast("list[list[str]]", _reference_streams(texts))
     score = scorer.corpus_score(list(texts.predictions), streams)

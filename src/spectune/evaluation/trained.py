@@ -18,10 +18,10 @@ from spectune.data.sources import STARTER
 from spectune.data.tokenization import TokenizedSet, position_limit, tokenize_examples
 from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
+from spectune.evaluation.boundary_tokens import set_boundary_tokens
 from spectune.evaluation.constrained import LabelOutputs
 from spectune.evaluation.decoding import base_of
 from spectune.evaluation.evaluate import Evaluation, Outputs, Sharing, Whole, evaluate_examples, write_outputs
-from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import GenerationSettings, resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import LabelTrie, label_trie
@@ -169,7 +169,7 @@ def load_adapter(
     check_loaded(weights, saved.tensors, model, "default")
     tokenizer = _load_tokenizer(source, name)
     set_languages(tokenizer, settings.data, required=False)
-    set_first_tokens(base, tokenizer)
+    set_boundary_tokens(base, tokenizer)
     set_global_attention(base, settings.global_attention)
     return TrainedAdapter(model.eval(), tokenizer, settings)
 

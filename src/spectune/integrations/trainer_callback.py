@@ -25,6 +25,9 @@ from spectune.integrations.trainer_schedule import Phases, make_attachable, sche
 from spectune.training.step import after_update, before_update
 
 _log = logging.getLogger("spectune")
+_CLIP_BY = "_spectune_max_grad_norm"
+"""What the Trainer is to clip by, while it is kept from clipping. It is kept in its arguments: a run that is broken off
+inside a step leaves them to the next Trainer, which has another callback."""
 
 
 class AdaLoraCallback(TrainerCallback):
@@ -73,12 +76,14 @@ class AdaLoraCallback(TrainerCallback):
         self._asked = Phases(tinit, tfinal, deltaT)
         wishes = {"importance": importance, "pruning": pruning, "budget": budget}
         self._wishes: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
+        if call_order == "peft" and not penalty_in_scores:
+            raise ConfigError(
+                'penalty_in_scores=False needs call_order="paper": PEFT\'s order reads what made the update'
+            )
         self._order: Literal["paper", "peft"] = call_order
         self._penalty_in_scores, self._compact = penalty_in_scores, compact
         self._config_phases: Phases | None = None
         self._restored: Path | None = None
-        self._max_grad_norm: float | None = None
-        """What the Trainer is to clip by, while it is kept from clipping."""
         self._skip: Tensor | None = None
         self._penalties: list[Tensor] = []
 
@@ -92,6 +97,7 @@ class AdaLoraCallback(TrainerCallback):
             AdapterError: no AdaLoRA model, or one that an optimizer was made for already.
         """
         _refuse_company(args)
+        _let_clip(args)
         model = moment["model"]
         if _attached(model) is None:
             if moment["optimizer"] is not None:
@@ -142,7 +148,7 @@ class AdaLoraCallback(TrainerCallback):
             raise ConfigError("AdaLoraCallback does not go with hyperparameter_search(); train once for each setting")
         model = moment["model"]
         engine = self._take_over(model)
-        self._let_clip(args)  # an earlier run may have been broken off inside a step
+        _let_clip(args)
         self._penalties.clear()
         config = model.peft_config[model.base_model.hosted_adapter]
         schedule, warning = schedule_of_run(
@@ -172,7 +178,7 @@ class AdaLoraCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any
     ) -> None:
         """Keep the Trainer from clipping before penalty and importance; forget a best model that is over budget."""
-        self._max_grad_norm, args.max_grad_norm = args.max_grad_norm, 0.0
+        _hold_clipping(args)
         if not _engine(moment).frozen:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
@@ -184,11 +190,11 @@ class AdaLoraCallback(TrainerCallback):
         penalty, self._skip = before_update(
             engine,
             0.0,
-            max_grad_norm=self._max_grad_norm or None,
+            max_grad_norm=getattr(args, _CLIP_BY) or None,
             penalty_in_scores=self._penalty_in_scores,
             call_order=self._order,
         )
-        self._let_clip(args)
+        _let_clip(args)
         self._penalties.append(penalty)
         _hold_back(moment["optimizer"], engine, self._skip)
 
@@ -204,10 +210,6 @@ class AdaLoraCallback(TrainerCallback):
             return
         removed = _remove_dead(engine, optimizer) if self._compact and self._order == "paper" else 0
         _log.info("AdaLoRA: ranks frozen at step %d, budget %d; %d triplets left memory", step, budget, removed)
-
-    def _let_clip(self, args: TrainingArguments) -> None:
-        if self._max_grad_norm is not None:
-            args.max_grad_norm, self._max_grad_norm = self._max_grad_norm, None
 
     # ---- beside the steps
 
@@ -231,7 +233,7 @@ class AdaLoraCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any
     ) -> None:
         """Take up the best checkpoint where the Trainer did not find it: an adapter with a name of its own."""
-        self._let_clip(args)
+        _let_clip(args)
         engine = _engine(moment)
         best: str | None = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None and self._restored != Path(best):
@@ -242,6 +244,17 @@ class AdaLoraCallback(TrainerCallback):
                 f"{engine.schedule.freeze_step:,}: the ranks are above their target",
                 stacklevel=2,
             )
+
+
+def _hold_clipping(args: TrainingArguments) -> None:
+    setattr(args, _CLIP_BY, args.max_grad_norm)
+    args.max_grad_norm = 0.0
+
+
+def _let_clip(args: TrainingArguments) -> None:
+    if hasattr(args, _CLIP_BY):
+        args.max_grad_norm = getattr(args, _CLIP_BY)
+        delattr(args, _CLIP_BY)
 
 
 def _attached(model: Any) -> AdaLoraEngine | None:

@@ -91,8 +91,7 @@ def load_engine(directory: Path, engine: AdaLoraEngine) -> None:
 def _of_engine(engine: AdaLoraEngine) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The engine and the modules trained in full: JSON values, and tensors by name."""
     state = engine.state_dict()
-    tensors = {f"engine.{name}": tensor for name, tensor in state["tensors"].items()}
-    return state["meta"], tensors | {name: parameter.detach() for name, parameter in _extra(engine).items()}
+    return state["meta"], {f"engine.{name}": tensor for name, tensor in state["tensors"].items()}
 
 
 def _write(
@@ -134,9 +133,6 @@ def _restore_engine(engine: AdaLoraEngine, meta: dict[str, Any], tensors: dict[s
     prefix = "engine."
     found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     engine.load_state_dict({"meta": meta, "tensors": found})
-    with torch.no_grad():
-        for name, parameter in _extra(engine).items():
-            parameter.copy_(tensors[name])
 
 
 def _read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -173,12 +169,6 @@ def retain(directory: Path, limit: int, best: Path | None, newest: Path) -> None
     for path in [*given_up, *[path for path in paths if path not in given_up][:-limit]]:
         if path != best:
             remove(path)
-
-
-def _extra(engine: AdaLoraEngine) -> dict[str, torch.nn.Parameter]:
-    """Parameters of modules trained in full, by the names that a checkpoint gives them."""
-    banks = len(engine.store.banks)
-    return {f"extra.{number}": p for number, p in enumerate(engine.parameters()) if number >= banks}
 
 
 def seed_all(seed: int) -> None:

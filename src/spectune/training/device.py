@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spectune.config import DataConfig, RunConfig
+from spectune.config import AdapterConfig, DataConfig, RunConfig
 from spectune.errors import ConfigError
 from spectune.training.bfloat16 import bfloat16_gain
 
@@ -90,12 +90,29 @@ def choose_dtype(config: RunConfig, model_type: str, device: torch.device) -> tu
         return torch.float32, f"{model_type} works in float32 alone"
     if wanted == "auto" and config.model.quantization == "int8":
         return torch.float32, "auto: PEFT's 8-bit layer returns float32"
+    if wanted == "auto" and _trains_whole_modules(config.adapter):
+        return torch.float32, "auto: modules trained in full have the base's precision, and bfloat16 loses small steps"
     if wanted == "auto":
         return fastest_dtype(device)
     if wanted == "float16" and device.type == "cpu":
         raise ConfigError("model.dtype float16 needs a GPU; use auto, float32 or bfloat16")
     dtype: torch.dtype = getattr(torch, wanted)
     return dtype, "as configured"
+
+
+def precision_remark(config: RunConfig, dtype: torch.dtype) -> str | None:
+    """What a base in low precision does to modules that are trained in full; triplets are always float32."""
+    if dtype == torch.float32 or not _trains_whole_modules(config.adapter):
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return (
+        f"adapter.modules_to_save and adapter.bias train in the base's {name}, where steps below one part in some "
+        "hundred are lost; set model.dtype: float32"
+    )
+
+
+def _trains_whole_modules(adapter: AdapterConfig) -> bool:
+    return bool(adapter.modules_to_save) or adapter.bias != "none"
 
 
 def fastest_dtype(device: torch.device) -> tuple[torch.dtype, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectune.errors import RunError
-from spectune.files import remove, tidy
+from spectune.files import directory_size, remove, tidy
 from spectune.launch import launched
 from spectune.manifest import MANIFEST
 from spectune.training.lock import NAME as LOCK
@@ -20,12 +20,10 @@ _NAME = re.compile(r"step-\d+")
 _OURS = (
     "checkpoints",
     "adapter",
-    "journal.jsonl",
     "predictions.jsonl",
     "test_predictions.jsonl",
     "summary.json",
     "report.html",
-    "run.yaml",
     "trackers.json",
     "tensorboard",
 )
@@ -138,8 +136,17 @@ class RunDirectory:
                 tidy(directory)
             yield held
 
+    @property
+    def size(self) -> int:
+        """Bytes that `clear` will free."""
+        paths = [self.root / name for name in _OURS]
+        return sum(directory_size(path) if path.is_dir() else path.stat().st_size for path in paths if path.exists())
+
     def clear(self) -> None:
-        """Delete an earlier run, once nothing is left that could refuse the new one; other people's files stay."""
+        """Delete an earlier run, once nothing is left that could refuse the new one; other people's files stay.
+
+        `journal.jsonl` and `run.yaml` stay, too: they are written anew in their places.
+        """
         for name in _OURS:
             remove(self.root / name)
         self.checkpoints.mkdir(exist_ok=True)

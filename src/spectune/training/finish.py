@@ -16,7 +16,7 @@ from spectune.errors import AdapterError, RunError
 from spectune.evaluation.evaluate import Evaluation, write_predictions
 from spectune.evaluation.generation import generation_config
 from spectune.evaluation.reload import Conditions, ReloadProof, prove_reload
-from spectune.files import directory_size, write_json, write_text
+from spectune.files import directory_size, finite, write_json, write_text
 from spectune.report.page import run_page
 from spectune.report.tables import metrics_table, rank_table
 from spectune.training import outputs
@@ -128,7 +128,7 @@ def save_and_prove(ready: Ready, loop: Loop, final: Final) -> RunResult:
     session.timings["reload"] = proof.seconds
     parameters |= {"saved": outputs.saved_numbers(session.paths.adapter)}
     summary = _summary(session, loop, adapted.engine, metrics, parameters, proof, final)
-    write_json(session.paths.root / "summary.json", summary)
+    write_json(session.paths.root / "summary.json", finite(summary))
     _write_page(session)
     session.reporter.line(rank_table(summary["ranks"], {name: role_of(name) for name in summary["ranks"]}))
     if not proof.identical:

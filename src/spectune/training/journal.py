@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spectune.files import write_all
+from spectune.files import finite, write_all
 
 
 class Journal:
@@ -30,9 +30,13 @@ class Journal:
         os.lseek(self._file, 0, os.SEEK_END)
         return whole
 
+    def clear(self) -> None:
+        """Begin anew: what an earlier run wrote goes."""
+        self.rewind(0)
+
     def write(self, event: str, step: int, **fields: Any) -> None:
-        """Append {"event", "step", …} and hand it to the operating system."""
-        line = json.dumps({"event": event, "step": step, **fields}, ensure_ascii=False)
+        """Append {"event", "step", …} and hand it to the operating system; a number that is not finite is null."""
+        line = json.dumps(finite({"event": event, "step": step, **fields}), ensure_ascii=False, allow_nan=False)
         write_all(self._file, line.encode() + b"\n")
         if self.follower is not None:
             self.follower(event, step, fields)

@@ -15,7 +15,7 @@ from spectune.config import RunConfig
 from spectune.data.assembly import TrainingStream, Window
 from spectune.errors import DataError, ElsewhereError, Interrupted, RunError
 from spectune.evaluation.evaluate import Evaluation
-from spectune.evaluation.metrics import LOSS, higher_is_better
+from spectune.evaluation.metrics import LOSS, ranking
 from spectune.training.checkpoint import Trained
 from spectune.training.directory import RunDirectory
 from spectune.training.facts import evaluation_facts, score_histogram
@@ -271,9 +271,8 @@ class Loop:
             self._compare(step, values[self.metric], values.get(LOSS, 0.0))
 
     def _compare(self, step: int, value: float, loss: float) -> None:
-        """The better value is the best; of equal ones, which labels bring about, that of the lower loss."""
-        best, sign = self.progress.best, 1 if higher_is_better(self.metric) else -1
-        if best is None or (sign * value, -loss) > (sign * best["value"], -best.get("loss", 0.0)):
+        rank, best = partial(ranking, self.metric), self.progress.best
+        if best is None or rank(value, loss) > rank(best["value"], best.get("loss", 0.0)):
             self.progress.best = {"step": step, "metric": self.metric, "value": value, "loss": loss}
             self.progress.without_gain = 0
         else:

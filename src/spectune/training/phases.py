@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,7 @@ class PhaseLosses:
         if "warm-up" not in phases or "decrease" not in phases:
             return None
         before, after = phases["warm-up"]["last"], phases["decrease"]["last"]
-        if after <= before * MARGIN:
+        if not math.isfinite(before + after) or after <= before * MARGIN:  # steps that overflow cut no triplet
             return None
         return (
             f"the loss rose from {before:.4f} at the end of the warm-up to {after:.4f} at the end of the decrease: "

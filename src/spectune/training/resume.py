@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spectune.errors import RunError
 from spectune.files import read_json, replaced_directory
-from spectune.manifest import read_manifest, verify_manifest
+from spectune.manifest import MANIFEST, read_manifest, verify_manifest
 from spectune.training.checkpoint import newest_checkpoint, seed_all
 from spectune.training.directory import list_checkpoints
 from spectune.training.fingerprint import check_fingerprint, check_steps, processes_of, settings_of
@@ -44,13 +44,13 @@ def find_checkpoint(session: Session, resume: bool | str) -> Path:
     Raises:
         RunError: there is none, or it was made with other settings.
     """
-    if not isinstance(resume, str):
-        path, notes = newest_checkpoint(session.paths.checkpoints)
-    elif (Path(resume) / "manifest.json").is_file():
-        path, notes = Path(resume), []
+    named = Path(resume).expanduser() if isinstance(resume, str) else session.paths.root
+    notes: list[str] = []
+    if (named / MANIFEST).is_file():
+        path = named
     else:
-        inside = Path(resume) / "checkpoints"
-        path, notes = newest_checkpoint(inside if inside.is_dir() else Path(resume))
+        inside = named / "checkpoints"
+        path, notes = newest_checkpoint(inside if inside.is_dir() else named)
     for note in notes:
         session.reporter.warning(note)
     here = {"settings": settings_of(session.config), "schedule": asdict(session.outline.schedule)}
@@ -59,27 +59,36 @@ def find_checkpoint(session: Session, resume: bool | str) -> Path:
     before = {name: saved.get(name, {}) for name in here} | {"environment": {"processes": processes_of(saved)}}
     here["environment"] = {"processes": session.processes.size}
     check_fingerprint(before, here)  # the rest when the model is loaded
-    return path if path.parent.resolve() == session.paths.checkpoints.resolve() else _adopt(session, path)
+    own = [one.resolve() for one in list_checkpoints(session.paths.checkpoints)]
+    return path if path.resolve() in own else _adopt(session, path.resolve())
 
 
 def _adopt(session: Session, path: Path) -> Path:
     """Copy a checkpoint of another directory into this one, with the best one that it speaks of and its journal."""
     own = session.paths.checkpoints
-    if list_checkpoints(own):
+    verify_manifest(path)
+    state = read_json(path / "state.json")
+    name, progress = f"step-{state['engine']['last_step']}", state["progress"]
+    if not all(_is_copy(one, path if one.name == name else path.parent / one.name) for one in list_checkpoints(own)):
         raise RunError(
             f"{session.paths.root} holds checkpoints of its own and cannot go on from {path}; "
             "name another train.output_dir"
         )
-    verify_manifest(path)
-    progress = read_json(path / "state.json")["progress"]
     best = progress["loop"]["best"]
     journal = path.parent.parent / "journal.jsonl"
     if journal.is_file():
         with journal.open("rb") as file:
             (session.paths.root / "journal.jsonl").write_bytes(file.read(progress["journal"]))
-    names = [path.name, *([f"step-{best['step']}"] if best is not None else [])]
-    for name in reversed(dict.fromkeys(names)):  # the one to go on from last: it makes the copy complete
-        if (path.parent / name).is_dir():
-            with replaced_directory(own / name) as partial:
-                shutil.copytree(path.parent / name, partial, dirs_exist_ok=True)
-    return own / path.name
+    wanted = {f"step-{best['step']}": path.parent / f"step-{best['step']}"} if best is not None else {}
+    wanted.pop(name, None)
+    for copy, original in (*wanted.items(), (name, path)):  # the one to go on from last: it makes the copy complete
+        if original.is_dir():
+            with replaced_directory(own / copy) as partial:
+                shutil.copytree(original, partial, dirs_exist_ok=True)
+    return own / name
+
+
+def _is_copy(one: Path, original: Path) -> bool:
+    """Whether it was copied from there before, by a resume that was refused later on."""
+    manifest = original / MANIFEST
+    return manifest.is_file() and manifest.read_bytes() == (one / MANIFEST).read_bytes()

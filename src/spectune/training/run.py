@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,9 @@ from spectune.base_model import load_tokenizer, read_config, skeleton
 from spectune.config import RunConfig
 from spectune.data.languages import set_languages
 from spectune.data.tokenization import TokenizedSet, check_lengths, position_limit
+from spectune.evaluation.boundary_tokens import set_boundary_tokens
 from spectune.evaluation.decoding import base_of
 from spectune.evaluation.evaluate import Evaluation
-from spectune.evaluation.first_tokens import set_first_tokens
 from spectune.evaluation.generation import resolve_settings
 from spectune.evaluation.global_attention import set_global_attention
 from spectune.evaluation.label_trie import label_trie
@@ -31,7 +31,7 @@ from spectune.runfile import dump_run_config
 from spectune.sizes import find_modules, parameters_of, with_room
 from spectune.training.checkpoint import Trained, seed_all
 from spectune.training.checkpointing import enable_checkpointing
-from spectune.training.device import choose_device, choose_dtype, kind_of
+from spectune.training.device import choose_device, choose_dtype, kind_of, precision_remark
 from spectune.training.directory import RunDirectory, step_of
 from spectune.training.facts import evaluation_facts, start_facts
 from spectune.training.fingerprint import LOCAL, flatten, run_fingerprint
@@ -98,19 +98,26 @@ def _six_steps(session: Session, checkpoint: Path | None, stop: Stop) -> RunResu
     limit = position_limit(base_of(adapted.model).config, "target")
     settings = resolve_settings(config.evaluation, longest_target(session, tokenizer, sets), limit)
     ready = Ready(session, tokenizer, sets, adapted, settings)
-    if checkpoint is None:
-        processes.first(session.paths.clear)
     loop = _make_loop(ready, stop)
-    processes.check_equal(_facts(session, sets, loop.fingerprint))
-    resumed_at = None if checkpoint is None else step_of(checkpoint)
-    trackers = tracked(config, session.paths.root, loop.journal, resumed_at=resumed_at, warn=session.reporter.warning)
-    with closing(loop.journal), trackers if processes.is_first else nullcontext():
-        processes.first(partial(check_space, session, adapted.engine))
+    with closing(loop.journal):
+        processes.check_equal(_facts(session, sets, loop.fingerprint))
+        processes.first(partial(check_space, session, adapted.engine, replaces=checkpoint is None))
         if checkpoint is None:
             initialize(ready, loop)
-        _start(ready, loop, checkpoint)
-        final = final_evaluation(ready, loop)
-        return processes.first(partial(save_and_prove, ready, loop, final))
+            processes.first(session.paths.clear)  # nothing is left that could refuse this run
+            loop.journal.clear()
+        with _trackers(session, loop, checkpoint):
+            _start(ready, loop, checkpoint)
+            final = final_evaluation(ready, loop)
+            return processes.first(partial(save_and_prove, ready, loop, final))
+
+
+def _trackers(session: Session, loop: Loop, checkpoint: Path | None) -> AbstractContextManager[Any]:
+    """What follows the journal of process 0."""
+    if not session.processes.is_first:
+        return nullcontext()
+    resumed_at, warn = None if checkpoint is None else step_of(checkpoint), session.reporter.warning
+    return tracked(session.config, session.paths.root, loop.journal, resumed_at=resumed_at, warn=warn)
 
 
 def _prepare_data(session: Session) -> tuple[PreTrainedTokenizerBase, dict[str, TokenizedSet]]:
@@ -153,10 +160,12 @@ def _load_and_adapt(session: Session, tokenizer: PreTrainedTokenizerBase) -> Ada
     for line in check_lengths(config.data, base_config, evaluation=config.evaluation):
         session.reporter.warning(line)
     session.dtype, reason = choose_dtype(config, kind_of(base_config), session.device)
+    if (remark := precision_remark(config, session.dtype)) is not None:
+        session.reporter.warning(remark)
     place = torch.device("cpu") if config.train.fsdp else session.device  # it may not fit one device
     base = load_base(session.outline.base, config.model, session.dtype, place)
     session.base_digest = weights_digest(base)
-    set_first_tokens(base, tokenizer)
+    set_boundary_tokens(base, tokenizer)
     session.first_token_global = set_global_attention(base, config.model.global_attention)
     seed_all(config.train.seed)
     adapted = adapt(base, config.adapter, session.outline.schedule, config.model.revision, session.room)
