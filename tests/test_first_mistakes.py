@@ -16,6 +16,7 @@ from spectune.config import ModelConfig
 from spectune.data.table import Table
 from spectune.errors import DataError, ModelError
 from spectune.proposal import _guess
+from spectune.runfile import load_run_config
 from spectune.training.loop import Loop
 from spectune.training.saving import Progress
 
@@ -75,3 +76,11 @@ def test_an_evaluation_that_overflows_is_never_the_best(metric: str) -> None:
         assert loop.progress.best is not None
         best.append(loop.progress.best["step"])
     assert best == [0, 1, 1, 1]
+
+
+def test_a_home_directory_in_a_run_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No shell expands it there; the run lay in a directory called ~."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sections = {"data": {"train_file": "x"}, "train": {"output_dir": "~/runs/a"}, "adapter": {"init_from": "~/b"}}
+    config = load_run_config(None, base={"model": {"model_name_or_path": "starter"}, **sections})
+    assert (config.train.output_dir, config.adapter.init_from) == (str(tmp_path / "runs/a"), str(tmp_path / "b"))

@@ -153,12 +153,12 @@ def test_only_the_host_knows_peft(path: Path) -> None:
 _SCORES = ("answer_scores", "label_scores", "text_scores")
 
 
-@pytest.mark.parametrize("name", ["metrics", "metric", *_SCORES])
+@pytest.mark.parametrize("name", ["metrics", "metric", "scripts", *_SCORES])
 def test_metrics_take_strings_only(name: str) -> None:
     modules = set(_modules(_tree(SOURCE / "evaluation" / f"{name}.py")))
     assert not {module for module in modules if module.split(".")[0] in HEAVY}
     allowed = {"spectune.errors", "spectune.evaluation", "spectune.evaluation.metric"}
-    allowed |= {f"spectune.evaluation.{score}" for score in _SCORES}
+    allowed |= {f"spectune.evaluation.{name}" for name in (*_SCORES, "scripts")}
     assert {module for module in modules if module.startswith("spectune")} <= allowed
 
 

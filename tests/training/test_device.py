@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from spectune.config import RunConfig
+from spectune.config import AdapterConfig, RunConfig
 from spectune.errors import ConfigError
 from spectune.runfile import load_run_config
 from spectune.training import bfloat16, device
 from spectune.training.bfloat16 import bfloat16_gain, cache_directory, measure_gain
-from spectune.training.device import choose_dtype
+from spectune.training.device import choose_dtype, precision_remark
 
 CPU = torch.device("cpu")
 
@@ -42,6 +42,18 @@ def gains(monkeypatch: pytest.MonkeyPatch, *values: float) -> list[float]:
     left = list(values)
     monkeypatch.setattr(bfloat16, "measure_gain", lambda device: left.pop(0))
     return left
+
+
+def test_modules_trained_in_full_are_float32_unless_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no masters: a step of 1e-3 is less than bfloat16's spacing near a LayerNorm's 1."""
+    monkeypatch.setattr("spectune.training.device.fastest_dtype", lambda device: (torch.bfloat16, "fast"))
+    for adapter in (AdapterConfig(modules_to_save=["final_layer_norm"]), AdapterConfig(bias="all")):
+        whole = config().model_copy(update={"adapter": adapter})
+        assert choose_dtype(whole, "t5", CPU)[0] == torch.float32
+        assert precision_remark(whole, torch.float32) is None
+        assert "set model.dtype: float32" in str(precision_remark(whole, torch.bfloat16))
+    assert choose_dtype(config(), "t5", CPU)[0] == torch.bfloat16
+    assert precision_remark(config(), torch.bfloat16) is None
 
 
 @pytest.mark.usefixtures("units")
