@@ -68,27 +68,29 @@ def _adopt(session: Session, path: Path) -> Path:
     own = session.paths.checkpoints
     verify_manifest(path)
     state = read_json(path / "state.json")
-    name, progress = f"step-{state['engine']['last_step']}", state["progress"]
-    if not all(_is_copy(one, path if one.name == name else path.parent / one.name) for one in list_checkpoints(own)):
+    progress, best = state["progress"], state["progress"]["loop"]["best"]
+    named = {} if best is None else {f"step-{best['step']}": path.parent / f"step-{best['step']}"}
+    here = own / f"step-{state['engine']['last_step']}"
+    named.pop(here.name, None)
+    wanted = named | {here.name: path}  # the one to go on from last: it makes the copy complete
+    if not all(_is_copy(one, wanted.get(one.name)) for one in list_checkpoints(own)):
         raise RunError(
             f"{session.paths.root} holds checkpoints of its own and cannot go on from {path}; "
             "name another train.output_dir"
         )
-    best = progress["loop"]["best"]
     journal = path.parent.parent / "journal.jsonl"
     if journal.is_file():
         with journal.open("rb") as file:
             (session.paths.root / "journal.jsonl").write_bytes(file.read(progress["journal"]))
-    wanted = {f"step-{best['step']}": path.parent / f"step-{best['step']}"} if best is not None else {}
-    wanted.pop(name, None)
-    for copy, original in (*wanted.items(), (name, path)):  # the one to go on from last: it makes the copy complete
+    for name, original in wanted.items():
         if original.is_dir():
-            with replaced_directory(own / copy) as partial:
+            with replaced_directory(own / name) as partial:
                 shutil.copytree(original, partial, dirs_exist_ok=True)
-    return own / name
+    return here
 
 
-def _is_copy(one: Path, original: Path) -> bool:
+def _is_copy(one: Path, original: Path | None) -> bool:
     """Whether it was copied from there before, by a resume that was refused later on."""
-    manifest = original / MANIFEST
-    return manifest.is_file() and manifest.read_bytes() == (one / MANIFEST).read_bytes()
+    if original is None or not (original / MANIFEST).is_file():
+        return False
+    return (original / MANIFEST).read_bytes() == (one / MANIFEST).read_bytes()
