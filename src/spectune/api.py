@@ -70,6 +70,8 @@ def train(
             config = load_run_config(Path(config))
         elif isinstance(config, Mapping):
             config = load_run_config(None, base=config)
+        elif not isinstance(config, RunConfig):
+            raise ConfigError(f"train() takes a run file, its content as a mapping, or a RunConfig, not {config!r}")
         check_launch()
         if config.train.fsdp and world_size() == 1:
             raise ConfigError(

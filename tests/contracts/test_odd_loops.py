@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from tests.adapter.tiny import OPTIMIZERS, batch, hosted, load_plain, logits, steps_of_peft
+from tests.adapter.tiny import OPTIMIZERS, base, batch, hosted, load_plain, logits, steps_of_peft
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.linear import LowRankLinear
-from spectune.errors import AdapterError
+from spectune.adapter.targets import default_targets
+from spectune.errors import AdapterError, ConfigError
 from spectune.training.step import before_update
 
 
@@ -209,3 +210,35 @@ def test_the_dead_leave_the_clip_norm_at_the_freeze(penalty_in_scores: bool) -> 
         optimizer.zero_grad()
         engine.compact(optimizer)
     assert torch.allclose(torch.stack(norms), torch.tensor(1e-3), rtol=1e-3), "clipped by what is left, to that norm"
+
+
+def test_options_that_are_none_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt penalty was no penalty, a fraction of PEFT's steps a step of its own."""
+    for wrong, message in (
+        ({"penalty": "setp"}, "penalty must be 'loss' or 'step', got 'setp'"),
+        ({"importance": "x"}, "importance must be"),
+        ({"pruning": "x"}, "pruning must be"),
+        ({"budget": "400kB"}, "budget must be a number of parameters"),
+        ({"tinit": 0.1}, "tinit must be a whole number of steps"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            hosted("t5", **wrong)
+    hosted("t5", init_r=2, target_r=2)
+    assert "so no rank will move" in caplog.text
+
+
+def test_a_save_before_the_freeze_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, engine = hosted("t5")
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    steps_of_peft(model, optimizer, range(1, 4))
+    model.save_pretrained(tmp_path)
+    assert "saved after step 3, before the freeze at step 16: the ranks are not final" in caplog.text
+    caplog.clear()
+    steps_of_peft(model, optimizer, range(4, 17))
+    model.save_pretrained(tmp_path)
+    assert not caplog.text
+
+
+def test_default_targets_of_a_peft_model_are_those_of_its_base() -> None:
+    assert default_targets(hosted("t5")[0]) == default_targets(base("t5"))
+    assert set(hosted("t5")[1].ranks()) <= set(default_targets(hosted("t5")[0]))

@@ -7,31 +7,18 @@ nothing of PEFT, of data or of the loop; `peft_host.attach` makes it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from spectune.adapter import compaction, orthogonality, state
 from spectune.adapter.importance import triplet_scores, update_averages
+from spectune.adapter.options import EngineOptions
 from spectune.adapter.schedule import RankSchedule, check_budget
 from spectune.adapter.spending import Spending
 from spectune.adapter.store import TripletStore
 from spectune.errors import AdapterError
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions:
-    """PEFT's smoothing and penalty weight, and the choices of `attach`."""
-
-    beta1: float
-    beta2: float
-    orth_reg_weight: float
-    penalty: Literal["loss", "step"] = "loss"
-    importance: Literal["elementwise", "triplet"] = "elementwise"
-    pruning: Literal["revivable", "permanent"] = "revivable"
-    budget: int | None = None
-    """Parameters that the triplets may have after the freeze; None: target_r triplets a matrix."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors, adapted_linear, added, stale
 from spectune.adapter.loss import completed
 from spectune.adapter.peft_entries import ENTRIES, kept_rows, sync_rank_pattern
+from spectune.adapter.unattended import tell_of_early_save
 from spectune.errors import AdapterError
 
 
@@ -263,8 +264,10 @@ class HostedPeftModel:
         return state
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As PEFT; weights and rank pattern are of the same moment."""
-        sync_rank_pattern(cast(Any, self).base_model)
+        """As PEFT; weights and rank pattern are of the same moment. One before the freeze is said to be."""
+        tuner = cast(Any, self).base_model
+        tell_of_early_save(tuner.engine.frozen, tuner.engine.last_step, tuner.engine.schedule.freeze_step)
+        sync_rank_pattern(tuner)
         with warnings.catch_warnings():  # PEFT takes a matrix of rank 0 for a shard that was not gathered
             warnings.filterwarnings("ignore", message=".*LoRA tensor\\(s\\) have invalid shape.*")
             cast(Any, super()).save_pretrained(*args, **kwargs)
@@ -276,11 +279,8 @@ _HOSTED: dict[tuple[type, type], type] = {}
 def hosted_class(mixin: type, kind: type) -> type:
     """The child of PEFT's class `kind` with the mixin in front, made once."""
     if (mixin, kind) not in _HOSTED:
-        _HOSTED[mixin, kind] = new_class(
-            f"{mixin.__name__}Of{kind.__name__}",
-            (mixin, kind),
-            exec_body=lambda body: body.update(__reduce_ex__=_reduce),
-        )
+        name = f"{mixin.__name__}Of{kind.__name__}"
+        _HOSTED[mixin, kind] = new_class(name, (mixin, kind), exec_body=lambda body: body.update(__reduce_ex__=_reduce))
     return _HOSTED[mixin, kind]
 
 

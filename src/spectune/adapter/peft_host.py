@@ -6,6 +6,7 @@ class.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import accumulate
 from typing import Any, Literal, cast
@@ -17,9 +18,10 @@ from peft.tuners.adalora.layer import AdaLoraLayer, RankAllocator
 from torch import Tensor, nn
 
 from spectune.adapter.bank import Bank
-from spectune.adapter.engine import AdaLoraEngine, EngineOptions
+from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors
+from spectune.adapter.options import EngineOptions
 from spectune.adapter.peft_classes import (
     HostedLayer,
     HostedPeftModel,
@@ -32,6 +34,7 @@ from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.store import Matrix, TripletStore
 from spectune.errors import AdapterError
 
+_log = logging.getLogger("spectune")
 BANKS = "triplet_banks"  # attribute of the tuner
 
 
@@ -63,6 +66,8 @@ def attach(
     """
     tuner, name, config = _trainable_adapter(model)
     schedule = RankSchedule(**{field: getattr(config, field) for field in RankSchedule.__dataclass_fields__})
+    if schedule.init_r == schedule.target_r and budget is None:
+        _log.warning("init_r and target_r are both %d, so no rank will move; raise init_r", schedule.init_r)
     store = _make_store(_adapted_layers(tuner, name), name, config)
     averaging = {field: getattr(config, field) for field in ("beta1", "beta2", "orth_reg_weight")}
     options = EngineOptions(**averaging, penalty=penalty, importance=importance, pruning=pruning, budget=budget)

@@ -30,6 +30,9 @@ class RankSchedule:
     target_r: int
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{name} must be a whole number of steps or triplets here, got {value!r}")
         for name in ("total_step", "deltaT", "init_r", "target_r"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")

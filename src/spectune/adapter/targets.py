@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from torch import nn
 
@@ -25,17 +26,19 @@ _ROUTERS = ("router", "classifier", "gate")  # a gate that is a module of its ow
 
 
 def default_targets(model: nn.Module) -> list[str]:
-    """All attention and feed-forward matrices of an encoder-decoder model.
+    """All attention and feed-forward matrices of an encoder-decoder model, bare or in a PeftModel.
 
     Returns:
-        Module names as in `model.named_modules()`, in that order.
+        Module names as in the base model's `named_modules()`, in that order.
 
     Raises:
         ConfigError: nothing to adapt was found.
     """
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):  # PEFT's; its adapted layers hold the base's
+        model = cast(Any, model).get_base_model()
     tied, stacks = _tied(model), text_stacks(model)
     names = [
-        name
+        name.removesuffix(".base_layer")
         for name, module in model.named_modules()
         if is_linear(module)
         and _in_repeated_block(model, name)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 import torch
 from torch import Tensor
+
+_log = logging.getLogger("spectune")
 
 STEPS_IN_SILENCE = 10  # PEFT's documentation asks for a call at every step
 
@@ -32,3 +35,13 @@ class AllocatorWatch:
                 "model.base_model.update_and_allocate(step) after optimizer.step()",
                 stacklevel=2,
             )
+
+
+def tell_of_early_save(frozen: bool, last_step: int, freeze_step: int) -> None:
+    """A save before the freeze has ranks that are not final; a checkpoint may, so it is logged and no warning."""
+    if not frozen:
+        _log.warning(
+            "saved after step %d, before the freeze at step %d: the ranks are not final and above their target",
+            max(last_step, 0),
+            freeze_step,
+        )

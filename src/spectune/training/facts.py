@@ -25,7 +25,7 @@ def start_facts(ready: Ready) -> dict[str, Any]:
     session, adapted = ready.session, ready.adapted
     engine = adapted.engine
     return {
-        "schedule": asdict(engine.schedule),
+        "schedule": asdict(engine.schedule) | {"freeze_step": engine.schedule.freeze_step},
         "budget": {
             "unit": "parameters" if engine.spending.by_parameters else "triplets",
             "initial": engine.initial_budget,
