@@ -1,7 +1,7 @@
 """Puts the engine into a `PeftModel`, and takes it out again.
 
-This file and `peft_classes` are the two that know PEFT: its objects are kept, and change class to a child of their own
-class.
+With `peft_classes`, `peft_entries` and `peft_inference` this is what knows PEFT: its objects are kept, and change class
+to a child of their own class.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def attach(
 
     Raises:
         AdapterError: no AdaLoRA adapter, none that is trainable, attached already, or a convolution.
-        ConfigError: a schedule that never reaches its target, or a budget that holds nothing or everything.
+        ConfigError: an option that is none, a schedule that never reaches its target, or a budget that holds nothing or
+            everything.
     """
     tuner, name, config = _trainable_adapter(model)
     schedule = RankSchedule(**{field: getattr(config, field) for field in RankSchedule.__dataclass_fields__})

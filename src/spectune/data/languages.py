@@ -96,10 +96,8 @@ def target_marks(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], int | N
     Returns:
         `[language, end]` (mBART-50, M2M100, NLLB), `[end, language]` (mBART) or `[start, end]`, `[end]`, … with None.
     """
-    ids: list[int] = list(tokenizer(text_target="", verbose=False)["input_ids"])[start_tokens(tokenizer) :]
-    if not has_languages(tokenizer):
-        return ids, None
-    languages = set(language_codes(tokenizer).values())
+    ids, languages = _empty_target(tokenizer), _language_ids(tokenizer)
+    ids = ids[_start_of(ids, languages, tokenizer.eos_token_id) :]
     return ids, next((token for token in ids if token in languages), None)
 
 
@@ -109,11 +107,20 @@ def start_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     SeamlessM4T writes `[end, language, …, end]`, and its decoder starts with that end: a model that learnt to write
     it first would stop at once.
     """
-    if not has_languages(tokenizer):
-        return 0
-    ids: list[int] = list(tokenizer(text_target="", verbose=False)["input_ids"])
-    languages = set(language_codes(tokenizer).values())
-    return int(len(ids) > 2 and ids[0] == ids[-1] == tokenizer.eos_token_id and ids[1] in languages)
+    languages = _language_ids(tokenizer)
+    return _start_of(_empty_target(tokenizer), languages, tokenizer.eos_token_id) if languages else 0
+
+
+def _start_of(marks: list[int], languages: set[int], end: int | None) -> int:
+    return int(len(marks) > 2 and marks[0] == marks[-1] == end and marks[1] in languages)
+
+
+def _empty_target(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer(text_target="", verbose=False)["input_ids"])
+
+
+def _language_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    return set(language_codes(tokenizer).values()) if has_languages(tokenizer) else set()
 
 
 def _kind(tokenizer_class: str) -> str:

@@ -38,8 +38,9 @@ def sacrebleu(name: str, texts: Texts) -> Metric:
     from sacrebleu.metrics.chrf import CHRF
 
     # force: whether the texts look tokenised is the data's business; it changes no number, only a warning.
-    words = bleu_tokenizer(text for row in texts.references for text in row)
-    scorer = BLEU(force=True, tokenize=words) if name == "bleu" else CHRF()
+    scorer: BLEU | CHRF = CHRF()
+    if name == "bleu":
+        scorer = BLEU(force=True, tokenize=bleu_tokenizer(text for row in texts.references for text in row))
     # sacrebleu's annotation leaves out the None that its documentation asks for where a row has fewer references.
     streams = cast("list[list[str]]", _reference_streams(texts))
     score = scorer.corpus_score(list(texts.predictions), streams)

@@ -21,13 +21,11 @@ from spectune.adapter.peft_classes import HostedTuner
 from spectune.adapter.peft_host import attach
 from spectune.errors import AdapterError, ConfigError
 from spectune.integrations.trainer_checkpoint import add_engine, check_resumed, take_up_engine
+from spectune.integrations.trainer_clipping import give_clipping_back, hold_clipping
 from spectune.integrations.trainer_schedule import Phases, make_attachable, schedule_of_run, words, write_schedule
 from spectune.training.step import after_update, before_update
 
 _log = logging.getLogger("spectune")
-_CLIP_BY = "_spectune_max_grad_norm"
-"""What the Trainer is to clip by, while it is kept from clipping. It is kept in its arguments: a run that is broken off
-inside a step leaves them to the next Trainer, which has another callback."""
 
 
 class AdaLoraCallback(TrainerCallback):
@@ -97,7 +95,7 @@ class AdaLoraCallback(TrainerCallback):
             AdapterError: no AdaLoRA model, or one that an optimizer was made for already.
         """
         _refuse_company(args)
-        _let_clip(args)
+        give_clipping_back(args)
         model = moment["model"]
         if _attached(model) is None:
             if moment["optimizer"] is not None:
@@ -148,7 +146,7 @@ class AdaLoraCallback(TrainerCallback):
             raise ConfigError("AdaLoraCallback does not go with hyperparameter_search(); train once for each setting")
         model = moment["model"]
         engine = self._take_over(model)
-        _let_clip(args)
+        give_clipping_back(args)
         self._penalties.clear()
         config = model.peft_config[model.base_model.hosted_adapter]
         schedule, warning = schedule_of_run(
@@ -178,7 +176,7 @@ class AdaLoraCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any
     ) -> None:
         """Keep the Trainer from clipping before penalty and importance; forget a best model that is over budget."""
-        _hold_clipping(args)
+        hold_clipping(args)
         if not _engine(moment).frozen:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
@@ -190,11 +188,10 @@ class AdaLoraCallback(TrainerCallback):
         penalty, self._skip = before_update(
             engine,
             0.0,
-            max_grad_norm=getattr(args, _CLIP_BY) or None,
+            max_grad_norm=give_clipping_back(args),
             penalty_in_scores=self._penalty_in_scores,
             call_order=self._order,
         )
-        _let_clip(args)
         self._penalties.append(penalty)
         _hold_back(moment["optimizer"], engine, self._skip)
 
@@ -233,7 +230,7 @@ class AdaLoraCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any
     ) -> None:
         """Take up the best checkpoint where the Trainer did not find it: an adapter with a name of its own."""
-        _let_clip(args)
+        give_clipping_back(args)
         engine = _engine(moment)
         best: str | None = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None and self._restored != Path(best):
@@ -244,17 +241,6 @@ class AdaLoraCallback(TrainerCallback):
                 f"{engine.schedule.freeze_step:,}: the ranks are above their target",
                 stacklevel=2,
             )
-
-
-def _hold_clipping(args: TrainingArguments) -> None:
-    setattr(args, _CLIP_BY, args.max_grad_norm)
-    args.max_grad_norm = 0.0
-
-
-def _let_clip(args: TrainingArguments) -> None:
-    if hasattr(args, _CLIP_BY):
-        args.max_grad_norm = getattr(args, _CLIP_BY)
-        delattr(args, _CLIP_BY)
 
 
 def _attached(model: Any) -> AdaLoraEngine | None:
