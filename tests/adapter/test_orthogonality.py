@@ -80,10 +80,12 @@ def test_matrices_without_triplets(sizes: list[int]) -> None:
     assert torch.isfinite(total)
 
 
-def test_differentiable_once() -> None:
+@pytest.mark.parametrize("graph", [True, False])
+def test_differentiable_once(graph: bool) -> None:
+    """With an incoming gradient that is constant too, as the 1 that a sum of losses hands on."""
     rows = torch.randn(4, 5, requires_grad=True)
     layout = frames([2, 2], rows.device, rows.dtype)
-    weight = torch.tensor(3.0, requires_grad=True)
+    weight = torch.tensor(3.0, requires_grad=graph)
     penalty = cast(Any, Penalty).apply(0.5, [layout], rows)
     (gradient,) = torch.autograd.grad(weight * penalty, rows, create_graph=True)
     torch.testing.assert_close(gradient.detach(), 1.5 * by_autograd(rows.detach(), [2, 2], None)[1])

@@ -229,12 +229,43 @@ def test_matrices_without_gradient_in_a_step() -> None:
     assert sum(engine.ranks().values()) == engine.target_budget
 
 
+def bank_of(engine: Any, factor: str) -> Any:
+    """The bank of all λ, or the first of the rows of Q or of Pᵀ."""
+    store = engine.store
+    return {"values": store.values, "queries": store.queries[0], "outputs": store.outputs[0]}[factor]
+
+
 @pytest.mark.parametrize("penalty", ["loss", "step"])
 def test_double_backward_raises(penalty: str) -> None:
     model, engine = hosted("t5", spread=0.2, penalty=penalty)
     gradients = torch.autograd.grad(model(**batch(0)).loss, engine.parameters(), create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         sum(gradient.square().sum() for gradient in gradients).backward()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("of", ["values", "queries", "outputs"])
+@pytest.mark.parametrize("penalty", ["loss", "step"])
+def test_second_derivatives_of_chosen_inputs_raise(penalty: str, of: str) -> None:
+    """A gradient penalty on the embeddings: `grad` walks the paths to what it is asked for alone."""
+    model, engine = hosted("t5", spread=0.2, penalty=penalty)
+    chosen = bank_of(engine, of).rows
+    embedded = model.get_input_embeddings()(batch(0)["input_ids"]).detach().requires_grad_()
+    loss = model(inputs_embeds=embedded, labels=batch(0)["labels"]).loss
+    (gradient,) = torch.autograd.grad(loss, [embedded], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(gradient.square().sum(), [chosen])
+
+
+@pytest.mark.parametrize("factor", ["values", "queries", "outputs"])
+def test_a_gradient_that_no_loss_has_curved_raises_too(factor: str) -> None:
+    """∂(Σ y)/∂x = W + S ᵀQ: the gradient that comes in is constant, what comes out is not."""
+    model, engine = hosted("t5", spread=0.2)
+    layer: Any = next(module for module in model.modules() if hasattr(module, "factors"))
+    model(**batch(0))  # makes the parts
+    x = torch.randn(2, layer.in_features, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad(gradient.square().sum(), [bank_of(engine, factor).rows])
 
 
 def test_functorch_raises() -> None:

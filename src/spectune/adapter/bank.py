@@ -13,6 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from spectune.adapter.differentiable_once import differentiable_once
+
 
 class Bank(nn.Module):
     """Rows of the triplets of some matrices, contiguous matrix by matrix.
@@ -91,19 +93,24 @@ class _Parts(torch.autograd.Function):
         return cast(tuple[Tensor, ...], whole.to(dtype).split(bank.sizes))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         bank: Bank = ctx.bank
-        rows = bank.rows.detach()
-        if (rows._version, None if ctx.values is None else ctx.values._version) != ctx.versions:
+        if (bank.rows._version, None if ctx.values is None else ctx.values._version) != ctx.versions:
             raise RuntimeError("the adapter's weights were changed in place between forward and backward")
-        grad = _concatenate(grads, bank.sizes, rows)
-        if grad is None or ctx.values is None:
-            return grad, None, None, None, None
-        values = ctx.values.detach()
-        d_values = torch.zeros_like(values)
-        d_values.index_copy_(0, bank.triplets, (grad * rows).sum(1).mul_(ctx.scale))
-        return grad.mul_(ctx.factors), d_values, None, None, None
+        with torch.no_grad():
+            gradients = _gradients_of_parts(ctx, grads)
+        return differentiable_once(gradients, *grads, bank.rows, ctx.values)
+
+
+def _gradients_of_parts(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Of rows (n, width) and of all λ, for gradients (r, width) of each part."""
+    bank: Bank = ctx.bank
+    grad = _concatenate(grads, bank.sizes, bank.rows)
+    if grad is None or ctx.values is None:
+        return grad, None, None, None, None
+    d_values = torch.zeros_like(ctx.values)
+    d_values.index_copy_(0, bank.triplets, (grad * bank.rows).sum(1).mul_(ctx.scale))
+    return grad.mul_(ctx.factors), d_values, None, None, None
 
 
 def _concatenate(grads: tuple[Tensor | None, ...], sizes: list[int], rows: Tensor) -> Tensor | None:

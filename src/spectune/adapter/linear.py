@@ -14,6 +14,8 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
+from spectune.adapter.differentiable_once import differentiable_once
+
 
 class LowRankLinear(torch.autograd.Function):
     """Fused forward and backward for a base weight in the parts' own precision.
@@ -25,19 +27,20 @@ class LowRankLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, s: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         out, z = accumulate(rows, weight, bias, q, s)
-        ctx.save_for_backward(rows, weight, q, s, z)
+        ctx.save_for_backward(rows, weight, q, s, z, x)  # x for its graph alone; its memory is that of rows
         ctx.shape = x.shape
         # not a view to autograd, as in torch.matmul: models change it in place (LED divides its queries)
         return cast(Tensor, torch.ops.aten._unsafe_view.default(out, [*x.shape[:-1], out.shape[1]]))
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, weight, q, s, z = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1])
-        dz = s.mm(grad.t())
-        dx = grad.mm(weight).addmm_(dz.t(), q).view(ctx.shape) if ctx.needs_input_grad[0] else None
-        return dx, None, None, dz.mm(rows), z.mm(grad)
+        rows, weight, q, s, z, x = ctx.saved_tensors
+        with torch.no_grad():
+            flat = grad.reshape(-1, grad.shape[-1])
+            dz = s.mm(flat.t())
+            dx = flat.mm(weight).addmm_(dz.t(), q).view(ctx.shape) if ctx.needs_input_grad[0] else None
+            gradients = dx, None, None, dz.mm(rows), z.mm(flat)
+        return differentiable_once(gradients, grad, x, q, s)
 
 
 def accumulate(rows: Tensor, weight: Tensor, bias: Tensor | None, q: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

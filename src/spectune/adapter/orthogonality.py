@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spectune.adapter.differentiable_once import differentiable_once
+
 _ROUNDING = 1e-6  # norms below it, times the rows, count as 0: their direction is made of rounding
 
 
@@ -84,15 +86,15 @@ class Penalty(torch.autograd.Function):
         return torch.cat(norms).sum() * weight
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        factor = grad * (2.0 * ctx.weight)
         gradients = []
-        for rows, slope, layout in zip(ctx.saved_tensors, ctx.slopes, ctx.layouts, strict=True):
-            with torch.autocast(rows.device.type, enabled=False):
-                gradient = torch.bmm(slope * factor, _by_matrix(rows, layout)).flatten(0, 1)
-            gradients.append(gradient if layout.places is None else gradient.index_select(0, layout.places))
-        return None, None, *gradients
+        with torch.no_grad():
+            factor = grad * (2.0 * ctx.weight)
+            for rows, slope, layout in zip(ctx.saved_tensors, ctx.slopes, ctx.layouts, strict=True):
+                with torch.autocast(rows.device.type, enabled=False):
+                    gradient = torch.bmm(slope * factor, _by_matrix(rows, layout)).flatten(0, 1)
+                gradients.append(gradient if layout.places is None else gradient.index_select(0, layout.places))
+        return differentiable_once((None, None, *gradients), grad, *ctx.saved_tensors)
 
 
 def _by_matrix(rows: Tensor, layout: Frames) -> Tensor:
