@@ -268,6 +268,22 @@ def test_a_gradient_that_no_loss_has_curved_raises_too(factor: str) -> None:
         torch.autograd.grad(gradient.square().sum(), [bank_of(engine, factor).rows])
 
 
+def test_detached_it_has_the_second_derivatives_of_plain_peft() -> None:
+    """Where the refusal sends those who need them."""
+    model, _ = hosted("t5", spread=0.2)
+    both: list[Any] = [detach(model), adapted(base("t5"), spread=0.2)]
+    found = []
+    for each in both:
+        each.get_base_model().set_attn_implementation("eager")  # torch's fused one has none on a CPU
+        values = list(entries(each, "lora_E").values())
+        loss = each(**batch(0)).loss
+        gradients = torch.autograd.grad(loss, values, create_graph=True)
+        curved = sum((gradient.square().sum() for gradient in gradients), torch.zeros(()))
+        found.append(torch.cat([part.flatten() for part in torch.autograd.grad(curved, values)]))
+    assert found[0].any()
+    torch.testing.assert_close(*found)
+
+
 def test_functorch_raises() -> None:
     model, _ = hosted("t5", spread=0.2)
     layer: Any = next(module for module in model.modules() if hasattr(module, "factors"))
