@@ -72,7 +72,8 @@ class Pool:
         """The next run of a chain; None at its end."""
         if chain.stage == "search":
             return self._next_of_search(chain)
-        rate = self._results.best_rate(TASKS[chain.task].value, chain.task, chain.method, chain.rank)
+        task = TASKS[chain.task]
+        rate = self._results.best_rate(task.value, task.searched, chain.method, chain.rank)
         if METHODS[chain.method].kind == "frozen":
             rate = chain.rate
         if rate is None:

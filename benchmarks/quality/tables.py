@@ -115,7 +115,7 @@ def _runs(results: Results, task: str, method: str, rank: int, stage: str = "con
         return every
     if METHODS[method].kind != "full":  # it has one number for all ranks
         every = [key for key in every if key.rank == rank]
-    chosen = {key.rank: results.best_rate(TASKS[task].value, task, method, key.rank) for key in every}
+    chosen = {key.rank: results.best_rate(TASKS[task].value, TASKS[task].searched, method, key.rank) for key in every}
     return [key for key in every if key.rate == chosen[key.rank]]
 
 

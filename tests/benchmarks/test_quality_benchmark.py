@@ -172,6 +172,19 @@ def test_a_curve_run_later_counts_in_place_of_the_confirmation(tmp_path: Path) -
     assert tables.scores(results, "clinc150", "spectune", 2) == {1: 0.8, 2: 0.8}  # test rows: confirmations alone
 
 
+def test_a_task_can_take_the_rates_of_another(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    longer, searches = "clinc150_3600", TASKS["clinc150_3600"].searched
+    path.write_text("\n".join(searched("spectune", task=searches)))
+    results = Results(path)
+    pool = Pool(results, Wanted("confirm", [longer], ["spectune"], [2], [1]), base="starter", jobs=1, points=0)
+    key = pool._next(Key("confirm", longer, "spectune", 2, 1, 0.0))
+    assert key is not None
+    assert key.rate == results.best_rate(TASKS[longer].value, searches, "spectune", 2)
+    results.add(key, json.loads(line("confirm", "spectune", task=longer, seed=1, rate=key.rate, test=0.7)))
+    assert tables.scores(results, longer, "spectune", 2) == {1: 0.7}
+
+
 def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page, lines = tmp_path / "page.md", tmp_path / "lines.jsonl"
     lines.write_text("\n".join([line("confirm", "spectune"), *searched("spectune")]))
