@@ -18,6 +18,7 @@ from spectune.adapter.options import EngineOptions
 from spectune.adapter.schedule import RankSchedule, check_budget
 from spectune.adapter.spending import Spending
 from spectune.adapter.store import TripletStore
+from spectune.adapter.unattended import tell_of_late_start
 from spectune.errors import AdapterError
 
 
@@ -196,6 +197,7 @@ class AdaLoraEngine:
             raise AdapterError(
                 f"step {step} after step {self.last_step}: count optimizer steps from 1, on over epochs, once each"
             )
+        tell_of_late_start(self.last_step, step)
         self.last_step, self.allocator_calls = step, self.allocator_calls + 1
         self.store.drop_parts()
         self.store.watch.answered()

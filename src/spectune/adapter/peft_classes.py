@@ -19,7 +19,6 @@ from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors, adapted_linear, added, stale
 from spectune.adapter.loss import completed
 from spectune.adapter.peft_entries import ENTRIES, kept_rows, sync_rank_pattern
-from spectune.adapter.unattended import tell_of_early_save
 from spectune.errors import AdapterError
 
 
@@ -266,7 +265,8 @@ class HostedPeftModel:
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As PEFT; weights and rank pattern are of the same moment. One before the freeze is said to be."""
         tuner = cast(Any, self).base_model
-        tell_of_early_save(tuner.engine.frozen, tuner.engine.last_step, tuner.engine.schedule.freeze_step)
+        engine = tuner.engine
+        engine.store.watch.saved(engine.frozen, engine.last_step, engine.schedule.freeze_step)
         sync_rank_pattern(tuner)
         with warnings.catch_warnings():  # PEFT takes a matrix of rank 0 for a shard that was not gathered
             warnings.filterwarnings("ignore", message=".*LoRA tensor\\(s\\) have invalid shape.*")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.store import TripletStore
+from spectune.errors import AdapterError
 
 ENTRIES = ("lora_A", "lora_E", "lora_B")
 """PEFT's names for Q, λ and P of a layer."""
@@ -68,6 +69,32 @@ class RefreshHook:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.store.refresh()
+
+
+class LoadingHook:
+    """Before `load_state_dict`: what a compacted run has written is complete, and of this engine's widths.
+
+    Libraries that drop tensors which share memory (accelerate) drop entries of rank 0 with them: they hold nothing.
+
+    Raises:
+        AdapterError: the entries have other ranks than the banks, which `engine.load_state_dict` brings back first.
+    """
+
+    def __init__(self, store: TripletStore) -> None:
+        self.store = store
+
+    def __call__(self, module: nn.Module, state: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        for matrix in self.store.matrices:
+            for kind in ENTRIES:
+                entry = getattr(matrix.layer, kind)[self.store.adapter_name]
+                key = f"{prefix}model.{matrix.name}.{kind}.{self.store.adapter_name}"
+                if not entry.numel():
+                    state.setdefault(key, entry.detach().clone())
+                if key in state and state[key].shape != entry.shape:
+                    raise AdapterError(
+                        f"{matrix.name} has {len(matrix.slots)} triplets here and other ranks where it was saved: a "
+                        "run was compacted; call engine.load_state_dict() with its state before loading the weights"
+                    )
 
 
 class LoadedHook:

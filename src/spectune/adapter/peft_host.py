@@ -29,7 +29,15 @@ from spectune.adapter.peft_classes import (
     hosted_class,
     plain_class,
 )
-from spectune.adapter.peft_entries import ENTRIES, LoadedHook, RefreshHook, kept_rows, make_aliases, sync_rank_pattern
+from spectune.adapter.peft_entries import (
+    ENTRIES,
+    LoadedHook,
+    LoadingHook,
+    RefreshHook,
+    kept_rows,
+    make_aliases,
+    sync_rank_pattern,
+)
 from spectune.adapter.schedule import RankSchedule
 from spectune.adapter.store import Matrix, TripletStore
 from spectune.errors import AdapterError
@@ -229,6 +237,7 @@ def _change_classes(model: Any, tuner: Any, engine: AdaLoraEngine, name: str) ->
     tuner.engine, tuner.hosted_adapter = engine, name
     tuner.host_hooks = [
         tuner.model.register_forward_pre_hook(RefreshHook(store)),
+        tuner.register_load_state_dict_pre_hook(LoadingHook(store)),
         tuner.register_load_state_dict_post_hook(LoadedHook(store)),
     ]
     tuner.__class__ = hosted_class(HostedTuner, type(tuner))

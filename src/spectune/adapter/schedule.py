@@ -140,6 +140,9 @@ def check_budget(budget: int, *, initial: int, dearest: int, init_r: int) -> Non
 
 
 def _in_steps(name: str, value: int | float, total_step: int) -> int:
-    if isinstance(value, bool) or (isinstance(value, float) and not 0.0 < value < 1.0):
-        raise ConfigError(f"{name} {value} is neither a fraction strictly between 0 and 1 nor a whole number of steps")
+    numbers = isinstance(value, int | float) and not isinstance(value, bool)
+    if not numbers or (isinstance(value, float) and not 0.0 < value < 1.0):
+        raise ConfigError(
+            f"{name} {value!r} is neither a fraction strictly between 0 and 1 nor a whole number of steps"
+        )
     return round(value * total_step) if isinstance(value, float) else value

@@ -18,6 +18,7 @@ class AllocatorWatch:
 
     def __init__(self) -> None:
         self._windows = 0
+        self._told = False
 
     def answered(self) -> None:
         """The allocator was called, or what went before was no training."""
@@ -36,12 +37,24 @@ class AllocatorWatch:
                 stacklevel=2,
             )
 
-
-def tell_of_early_save(frozen: bool, last_step: int, freeze_step: int) -> None:
-    """A save before the freeze has ranks that are not final; a checkpoint may, so it is logged and no warning."""
-    if not frozen:
-        _log.warning(
+    def saved(self, frozen: bool, last_step: int, freeze_step: int) -> None:
+        """A save before the freeze has ranks that are not final; a checkpoint may, so it is logged, loudly but once."""
+        if frozen:
+            return
+        _log.log(
+            logging.INFO if self._told else logging.WARNING,
             "saved after step %d, before the freeze at step %d: the ranks are not final and above their target",
             max(last_step, 0),
             freeze_step,
+        )
+        self._told = True
+
+
+def tell_of_late_start(last_step: int, step: int) -> None:
+    """A loop that resumes without the engine's state trains on, with importance of nothing and other ranks."""
+    if last_step < 0 and step > 1:
+        _log.warning(
+            "the first call is for step %d: after a resume call engine.load_state_dict(), or importance and "
+            "ranks begin anew; else count optimizer steps from 1",
+            step,
         )

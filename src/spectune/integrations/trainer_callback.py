@@ -22,7 +22,17 @@ from spectune.adapter.peft_host import attach
 from spectune.errors import AdapterError, ConfigError
 from spectune.integrations.trainer_checkpoint import add_engine, check_resumed, take_up_engine
 from spectune.integrations.trainer_clipping import give_clipping_back, hold_clipping
-from spectune.integrations.trainer_schedule import Phases, make_attachable, schedule_of_run, words, write_schedule
+from spectune.integrations.trainer_optimizer import begin_again, hold_back, release, remove_dead
+from spectune.integrations.trainer_schedule import (
+    Phases,
+    make_attachable,
+    phases_of,
+    remark_on_length,
+    remember_phases,
+    schedule_of_run,
+    words,
+    write_schedule,
+)
 from spectune.training.step import after_update, before_update
 
 _log = logging.getLogger("spectune")
@@ -35,7 +45,7 @@ class AdaLoraCallback(TrainerCallback):
     before the Trainer makes its optimizer.
 
     - The schedule gets the Trainer's number of steps. Its phases are those named here, else those of the AdaLoRA
-      config, else spectune's defaults (also where the config has PEFT's: tinit = tfinal = 0, deltaT = 1).
+      config, else spectune's defaults; a tinit or tfinal of 0 in the config, PEFT's default, counts as not given.
     - Penalty, importance, clipping and allocation are those of spectune's own loop, once for each optimizer step. The
       penalty is in no loss that the Trainer reports, and label smoothing does not lose it; it is logged beside the
       loss. `grad_norm` is that of the cross entropy, before clipping.
@@ -72,6 +82,8 @@ class AdaLoraCallback(TrainerCallback):
         compact: bool = True,
     ) -> None:
         self._asked = Phases(tinit, tfinal, deltaT)
+        if call_order not in ("paper", "peft"):
+            raise ConfigError(f"call_order {call_order!r} is neither 'paper' nor 'peft'")
         wishes = {"importance": importance, "pruning": pruning, "budget": budget}
         self._wishes: dict[str, Any] = {name: value for name, value in wishes.items() if value is not None}
         if call_order == "peft" and not penalty_in_scores:
@@ -80,7 +92,8 @@ class AdaLoraCallback(TrainerCallback):
             )
         self._order: Literal["paper", "peft"] = call_order
         self._penalty_in_scores, self._compact = penalty_in_scores, compact
-        self._config_phases: Phases | None = None
+        self._of_run: TrainerState | None = None
+        self._start: dict[str, Any] | None = None
         self._restored: Path | None = None
         self._skip: Tensor | None = None
         self._penalties: list[Tensor] = []
@@ -105,8 +118,9 @@ class AdaLoraCallback(TrainerCallback):
                 )
             config = _trainable_config(model)
             if config is not None:  # else attach says what is wrong
-                self._config_phases = Phases.of_config(config)
+                given = phases_of(config, model.base_model)
                 make_attachable(config)
+                remember_phases(config, model.base_model, given)
             attach(model, penalty="step", **self._wishes)
         elif self._wishes:
             raise AdapterError(
@@ -145,30 +159,44 @@ class AdaLoraCallback(TrainerCallback):
         if state.is_hyper_param_search:
             raise ConfigError("AdaLoraCallback does not go with hyperparameter_search(); train once for each setting")
         model = moment["model"]
+        self._refuse_company_of(state, model)
         engine = self._take_over(model)
         give_clipping_back(args)
         self._penalties.clear()
         config = model.peft_config[model.base_model.hosted_adapter]
-        schedule, warning = schedule_of_run(
-            state.max_steps,
-            asked=self._asked,
-            config=Phases.of_config(config) if self._config_phases is None else self._config_phases,
-            init_r=engine.schedule.init_r,
-            target_r=engine.schedule.target_r,
-        )
+        given = phases_of(config, model.base_model)
+        ranks = {"init_r": engine.schedule.init_r, "target_r": engine.schedule.target_r}
+        schedule, warning = schedule_of_run(state.max_steps, asked=self._asked, given=given, **ranks)
         if warning is not None:
             warnings.warn(warning, stacklevel=2)
+        elif (remark := remark_on_length(schedule, given)) is not None:
+            _log.warning("AdaLoRA: %s", remark)
         if state.global_step:
             check_resumed(engine, schedule, state.global_step, self._restored)
-        elif engine.last_step >= 0:
+        else:
+            self._begin(engine, moment["optimizer"])
+            engine.reschedule(schedule)
+            self._start = engine.state_dict() if args.auto_find_batch_size else None
+        write_schedule(config, schedule)
+        remember_phases(config, model.base_model, given)
+        _log.info("AdaLoRA over %s steps: %s", f"{schedule.total_step:,}", words(schedule))
+
+    def _refuse_company_of(self, state: TrainerState, model: Any) -> None:
+        """One of these for one Trainer; a second would take every step twice."""
+        owner = getattr(getattr(model.base_model, "restore", None), "__self__", None)
+        if isinstance(owner, AdaLoraCallback) and owner._of_run is state:
+            raise AdapterError("the Trainer has two AdaLoraCallbacks; give it one")
+        self._of_run = state
+
+    def _begin(self, engine: AdaLoraEngine, optimizer: Any) -> None:
+        """From the first step: `auto_find_batch_size` begins again, with smaller batches, where memory ran out."""
+        if engine.last_step >= 0 and self._start is not None and begin_again(engine, optimizer, self._start):
+            return
+        if engine.last_step >= 0:
             raise AdapterError(
                 f"this model was trained for {engine.last_step:,} steps already; pass resume_from_checkpoint, or make "
                 "a new model and Trainer"
             )
-        else:
-            engine.reschedule(schedule)
-        write_schedule(config, schedule)
-        _log.info("AdaLoRA over %s steps: %s", f"{schedule.total_step:,}", words(schedule))
 
     # ---- the moments of a step
 
@@ -193,7 +221,7 @@ class AdaLoraCallback(TrainerCallback):
             call_order=self._order,
         )
         self._penalties.append(penalty)
-        _hold_back(moment["optimizer"], engine, self._skip)
+        hold_back(moment["optimizer"], engine, self._skip)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any
@@ -201,17 +229,20 @@ class AdaLoraCallback(TrainerCallback):
         """Allocate; at the freeze the dead triplets leave memory."""
         engine, optimizer, step = _engine(moment), moment["optimizer"], state.global_step + 1
         assert self._skip is not None
-        _release(optimizer)
+        release(optimizer)
         budget = after_update(engine, step, self._skip, self._order)
         if budget is None or not engine.frozen:
             return
-        removed = _remove_dead(engine, optimizer) if self._compact and self._order == "paper" else 0
+        removed = remove_dead(engine, optimizer) if self._compact and self._order == "paper" else 0
         _log.info("AdaLoRA: ranks frozen at step %d, budget %d; %d triplets left memory", step, budget, removed)
 
     # ---- beside the steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **moment: Any) -> None:
-        """`penalty` and the number of `live` triplets beside the training loss, on the screen and in `log_history`."""
+        """`penalty` and the number of `live` triplets beside the training loss, on the screen and in `log_history`.
+
+        Trackers such as TensorBoard get them where they come after this callback (docs/trainer.md).
+        """
         logs = moment["logs"]
         if "loss" not in logs or not self._penalties:
             return
@@ -231,6 +262,7 @@ class AdaLoraCallback(TrainerCallback):
     ) -> None:
         """Take up the best checkpoint where the Trainer did not find it: an adapter with a name of its own."""
         give_clipping_back(args)
+        self._start = None
         engine = _engine(moment)
         best: str | None = state.best_model_checkpoint
         if args.load_best_model_at_end and best is not None and self._restored != Path(best):
@@ -265,28 +297,3 @@ def _refuse_company(args: TrainingArguments) -> None:
             "AdaLoraCallback trains in one process on one device, for now; start it without torchrun, DeepSpeed or "
             "FSDP, and with one GPU visible (CUDA_VISIBLE_DEVICES=0)"
         )
-
-
-def _remove_dead(engine: AdaLoraEngine, optimizer: Any) -> int:
-    try:
-        return engine.compact(optimizer)
-    except AdapterError as reason:  # an optimizer that is not elementwise: the dead stay, masked
-        _log.info("AdaLoRA: %s", reason)
-        return 0
-
-
-def _hold_back(optimizer: Any, engine: AdaLoraEngine, skip: Tensor) -> None:
-    """Skip the coming step where `skip` is true: on the device if the optimizer can, else with one read of it."""
-    if optimizer.scaler is not None:
-        return  # fp16: the scaler does it
-    inner = optimizer.optimizer
-    if getattr(inner, "_step_supports_amp_scaling", False):
-        inner.found_inf, inner.grad_scale = skip.float(), None
-    elif bool(skip):
-        for parameter in engine.parameters():
-            parameter.grad = None
-
-
-def _release(optimizer: Any) -> None:
-    for name in ("found_inf", "grad_scale"):
-        optimizer.optimizer.__dict__.pop(name, None)
