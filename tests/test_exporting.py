@@ -253,3 +253,34 @@ def test_an_earlier_export_is_replaced_as_a_whole(make: Make, tmp_path: Path) ->
     assert (tmp_path / "out" / CONFIG).exists()
     assert not (tmp_path / "out" / "model.safetensors").exists()
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+
+
+def test_the_base_of_the_adapter_is_not_replaced(make: Make, tmp_path: Path) -> None:
+    """Train, merge, train on: the next merge must not go where the base lies, though that is an earlier export."""
+    adapter = make()
+    spectune.export(adapter, tmp_path / "merged", format="merged")
+    config = read_adapter_config(adapter) | {"base_model_name_or_path": str(tmp_path / "merged")}
+    (adapter / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+    before = sorted(path.name for path in (tmp_path / "merged").iterdir())
+    with pytest.raises(UserError, match="holds its base, or lies inside it; name another directory"):
+        spectune.export(adapter, tmp_path / "merged", format="merged", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == before
+
+
+def test_the_current_directory_is_not_replaced(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = make()
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "empty" / "inner")
+    for place in (".", "", "..", tmp_path / "empty"):
+        with pytest.raises(UserError, match=r"is the current directory, or holds it; name a new directory"):
+            spectune.export(adapter, place)
+
+
+def test_a_link_to_a_directory_is_followed(make: Make, tmp_path: Path) -> None:
+    """It may lead to the large disk."""
+    adapter = make()
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    spectune.export(adapter, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "large" / CONFIG).is_file()

@@ -9,12 +9,16 @@ from typing import Any
 import huggingface_hub
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils._paths import filter_repo_objects
 from peft import AdaLoraConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
 from spectune.base_model import locate_model
 from spectune.config import ModelConfig
 from spectune.errors import AdapterError, ModelError
-from spectune.formats.adapter_files import locate_adapter
+from spectune.exporting import CARRIED
+from spectune.formats.adapter_files import WANTED, locate_adapter
 from spectune.formats.adapter_settings import AdapterSettings
 
 
@@ -93,3 +97,16 @@ def test_settings_of_another_kind_are_refused(tmp_path: Path, content: str) -> N
     (tmp_path / "spectune.json").write_text(content, encoding="utf-8")
     with pytest.raises(AdapterError, match=r"spectune\.json is damaged"):
         AdapterSettings.read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", sorted(set(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES)))
+def test_every_file_of_a_tokenizer_is_fetched_and_carried(kind: str) -> None:
+    """Of every type of text-to-text model that transformers knows, by what its tokenizers say they read."""
+    found: set[str] = set()
+    for name in {TOKENIZER_MAPPING_NAMES.get(kind), tokenizer_class_from_name(TOKENIZER_MAPPING_NAMES.get(kind) or "")}:
+        cls = tokenizer_class_from_name(name) if isinstance(name, str) else name
+        found |= set(getattr(cls, "vocab_files_names", {}).values())
+    names = {*found, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"}
+    assert set(filter_repo_objects(names, allow_patterns=WANTED)) == names
+    assert {name for name in names if CARRIED.fullmatch(name)} == names
+    assert not list(filter_repo_objects(["adapter_model.bin", "modeling.py", "optimizer.pt"], allow_patterns=WANTED))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -153,7 +153,7 @@ def evaluate(
     return evaluate_data(adapter, data, constrain_labels=constrain_labels)[0]
 
 
-def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[str]:
+def predict(adapter: str | Path | TrainedAdapter, texts: Iterable[str]) -> list[str]:
     """One output for each text, in order; prefix and lengths as in training."""
     with meeting() as processes:
         settings, loaded = _opened(processes, adapter)
@@ -161,7 +161,7 @@ def predict(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[
         return loaded().predict(examples) if examples else []
 
 
-def classify(adapter: str | Path | TrainedAdapter, texts: Sequence[str]) -> list[tuple[str, dict[str, float]]]:
+def classify(adapter: str | Path | TrainedAdapter, texts: Iterable[str]) -> list[tuple[str, dict[str, float]]]:
     """A label for each text, decoded under the labels alone, and the probability of every label, likeliest first.
 
     The label is what the run's decoding writes (greedy or with beams), so that now and then another one is likelier.
@@ -225,14 +225,15 @@ def predict_file(
     ], report
 
 
-def _texts(processes: Processes | None, texts: Sequence[str], settings: AdapterSettings) -> list[Example]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+def _texts(processes: Processes | None, given: Iterable[str], settings: AdapterSettings) -> list[Example]:
+    texts = None if isinstance(given, str | Mapping) or not isinstance(given, Iterable) else list(given)
+    if texts is None or not all(isinstance(text, str) for text in texts):
         raise DataError("texts must be a list of texts; for one text give [text]")
     if blank := [place for place, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"texts[{blank[0]}] is empty; leave it out")
     if processes is not None:
         processes.check_equal({"the number of texts": len(texts)})
-    return texts_to_examples(list(texts), settings.data)
+    return texts_to_examples(texts, settings.data)
 
 
 def _opened(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -39,17 +40,31 @@ def check_limit(target_rank: float | None, budget: str | int | None) -> Limit | 
     return target_rank
 
 
-def check_output(output: Path, adapter: Path, *, overwrite: bool) -> None:
+def followed(output: Path) -> Path:
+    """Where a link to a directory leads: what is written replaces the directory, and not the link."""
+    return output.resolve() if output.is_symlink() and output.is_dir() else output
+
+
+def check_output(output: Path, needed: Mapping[str, Path | None], *, overwrite: bool) -> None:
     """Refuse a place that cannot or must not be written.
+
+    Args:
+        output: the directory that will be replaced as a whole.
+        needed: directories that must stay, by what they are.
+        overwrite: an earlier export may go.
 
     Raises:
         RunError: a file, a directory that holds something, or (also with `overwrite`) something that is no export.
     """
     if output.exists() and not output.is_dir():
         raise RunError(f"{output} is a file; name a directory for the export")
-    place, source = output.resolve(), adapter.resolve()
-    if place == source or place in source.parents or source in place.parents:
-        raise RunError(f"{output} holds the adapter that is exported, or lies inside it; name another directory")
+    place, here = output.resolve(), Path.cwd()
+    if place == here or place in here.parents:
+        raise RunError(f"{output} is the current directory, or holds it; name a new directory")
+    for what, path in needed.items():
+        source = place if path is None else path.resolve()
+        if path is not None and (place == source or place in source.parents or source in place.parents):
+            raise RunError(f"{output} holds {what}, or lies inside it; name another directory")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
             raise RunError(f"{output} is not empty; name another directory, or give --overwrite to replace it")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from spectune.adapter.roles import role_of
 from spectune.budget import Budget
 from spectune.errors import AdapterError, RunError
-from spectune.export_checks import EXPORT, Form, Limit, check_form, check_limit, check_output
+from spectune.export_checks import EXPORT, Form, Limit, check_form, check_limit, check_output, followed
 from spectune.files import read_json, write_json, write_text
-from spectune.formats.adapter_files import CONFIG, IMPORTANCE, SETTINGS, WEIGHTS, locate_adapter
+from spectune.formats.adapter_files import CONFIG, IMPORTANCE, SETTINGS, WEIGHTS, locate_adapter, read_adapter_config
 from spectune.formats.adapter_settings import AdapterSettings
 from spectune.formats.adapter_writing import in_order, readable
 from spectune.formats.export_card import ExportFacts, export_card
@@ -34,9 +34,9 @@ CHOSEN_BY: Mapping[str, str] = {
     "importance": "the importance scores of the run",
     "size": "their size s·|λ|·‖P‖·‖Q‖, for the adapter brings no importance scores",
 }
-_CARRIED = re.compile(  # what makes texts of tokens, and how to generate; no code and no pickle
-    r"(special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|generation_config|processor_config)\.json"
-    r"|merges\.txt|vocab\.txt|.+\.(model|spm|jinja)"
+CARRIED = re.compile(  # what makes texts of tokens, and how to generate; no code and no pickle
+    r"(special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|target_vocab|vocab-src|vocab-tgt"
+    r"|generation_config|processor_config)\.json|merges\.txt|vocab\.txt|.+\.(model|spm|tokenizer|bpe|jinja)"
 )
 
 
@@ -105,8 +105,15 @@ def export(
     form, limit = check_form(format), check_limit(target_rank, budget)
     path = locate_adapter(str(adapter), revision)
     settings = AdapterSettings.read(path)
-    check_output(Path(output), path, overwrite=overwrite)
-    return export_adapter(path, settings, Path(output), form=form, limit=limit, trust_remote_code=trust_remote_code)
+    place = followed(Path(output))
+    check_output(place, {"the adapter that is exported": path, "its base": _base_of(path)}, overwrite=overwrite)
+    return export_adapter(path, settings, place, form=form, limit=limit, trust_remote_code=trust_remote_code)
+
+
+def _base_of(adapter: Path) -> Path | None:
+    """The base, where it is a directory."""
+    named = read_adapter_config(adapter).get("base_model_name_or_path")
+    return Path(named) if isinstance(named, str) and Path(named).is_dir() else None
 
 
 def export_adapter(
@@ -198,7 +205,7 @@ def _write_adapter(partial: Path, adapter: SavedAdapter, form: Form) -> None:
         save_file(dict(adapter.tensors), partial / WEIGHTS, metadata={"format": "pt"})
     for path in adapter.directory.iterdir():
         mine = form == "adalora" and path.name in (SETTINGS, IMPORTANCE)
-        if path.is_file() and (mine or _CARRIED.fullmatch(path.name)):
+        if path.is_file() and (mine or CARRIED.fullmatch(path.name)):
             shutil.copyfile(path, partial / path.name)
 
 

@@ -25,6 +25,7 @@ PARTIAL, OLD = ".spectune-partial", ".spectune-old"  # no name that a person wou
 
 _CIRCUMSTANCES = {
     errno.EACCES,
+    errno.EBUSY,
     errno.EPERM,
     errno.EROFS,
     errno.ENOSPC,
@@ -76,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file in one piece."""
     if _is_stream(path):
-        path.write_bytes(content)
+        _append(path, content)
         return
     partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")  # others may write the same file
     try:
@@ -89,6 +90,15 @@ def write_bytes(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
         raise
     flush_directory(path.parent)
+
+
+def _append(path: Path, content: bytes) -> None:
+    """To a stream as it stands: what a shell has redirected to a file is not cut to nothing first."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        write_all(handle, content)
+    finally:
+        os.close(handle)
 
 
 def _is_stream(path: Path) -> bool:

@@ -132,12 +132,26 @@ def test_a_sweep(run_cli: RunCli, adapter: Path, rows: Path) -> None:
     assert [line for line in table if line.startswith("whole ") and f"{sizes[0]:,}" in line]
     assert "left out" in finished.err, "a row without a text"
 
-    asked = run_cli("export", adapter, "--sweep", "--data", rows, "--budget", "12kB, 9kB", "-o", "own.json")
+    refused = run_cli("export", adapter, "--sweep", "--data", rows).error()
+    assert refused == "sweep.json is there already; name another file with --output, or give --overwrite"
+    assert json.loads(Path("sweep.json").read_text("utf-8")) == content
+
+    Path("own.json").write_text("{}")
+    sweep = ["export", adapter, "--sweep", "--data", rows, "--budget", "12kB, 9kB", "-o", "own.json", "--overwrite"]
+    asked = run_cli(*sweep)
     assert asked.status == 0, asked.err
     points = json.loads(Path("own.json").read_text("utf-8"))["points"]
     assert [point["limit"] for point in points] == ["12 kB", "9 kB"]
     assert points[0]["weights_bytes"] <= 12_000
     assert points[1]["weights_bytes"] <= 9_000
+
+
+def test_the_data_is_not_replaced_by_what_is_made_of_it(run_cli: RunCli, adapter: Path, rows: Path) -> None:
+    before = rows.read_bytes()
+    sweep = run_cli("export", adapter, "--sweep", "--data", rows, "-o", rows, "--overwrite")
+    for finished in (sweep, run_cli("predict", adapter, rows, "-o", rows)):
+        assert finished.error() == f"{rows} is the data itself; name another file with --output"
+    assert rows.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,45 @@ def test_another_base_is_written_into_what_is_sent_alone(tmp_path: Path, run_cli
     assert hub.received["README.md"] == b"---\nbase_model: owner/base\ntags: [adalora]\n---\n# A card\n"
 
 
+def test_the_directory_of_a_base_is_named_nowhere_in_what_is_sent(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    base = str(tmp_path / "my-base")
+    path = adapter(tmp_path / "adapter", base)
+    config = {"peft_type": "ADALORA", "base_model_name_or_path": base, "revision": "abc123"}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    (path / "spectune.json").write_text(json.dumps({"task": "text2text", "base_name": base}))
+    (path / "README.md").write_text(f"---\ntags: []\n---\n```yaml\nmodel_name_or_path: {base}\nother: {base}-2\n```\n")
+    (path / MANIFEST).unlink()
+    write_manifest(path)
+    assert run_cli("push", path, "owner/name", "--base-model", "owner/base").status == 0
+    assert json.loads(hub.received["spectune.json"]) == {"task": "text2text", "base_name": "owner/base"}
+    assert json.loads(hub.received["adapter_config.json"])["revision"] is None, "a commit of another repository"
+    card = hub.received["README.md"].decode()
+    assert card == (
+        f"---\nbase_model: owner/base\ntags: []\n---\n```yaml\nmodel_name_or_path: owner/base\nother: {base}-2\n```\n"
+    )
+
+
+def test_a_base_of_the_hub_is_not_renamed(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", "google/t5-small")
+    line = run_cli("push", path, "owner/name", "--base-model", "owner/copy").error()
+    assert line == "its base is google/t5-small on the hub, so leave out --base-model owner/copy"
+    assert run_cli("push", path, "owner/name", "--base-model", "google/t5-small").status == 0
+
+
+def test_what_the_manifest_does_not_know_is_not_sent(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
+    path = adapter(tmp_path / "adapter", "facebook/bart-base")
+    (path / ".env").write_text("TOKEN=secret")
+    (path / "notes").mkdir()
+    (path / "notes" / "draft.txt").write_text("not for others")
+    finished = run_cli("push", path, "owner/name")
+    assert finished.status == 0, finished.err
+    assert set(hub.received) == {"README.md", "adapter_config.json", "adapter_model.safetensors", MANIFEST}
+    assert "left out, unknown to the manifest: .env, notes/draft.txt\n" in finished.out
+    (path / "adapter_model.bin").write_bytes(b"pickle")
+    line = run_cli("push", path, "owner/name").error()
+    assert "holds adapter_model.bin, which its manifest.json does not know and a loader reads" in line
+
+
 def test_a_base_that_nobody_else_has_is_refused(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:
     path = adapter(tmp_path / "adapter", str(tmp_path / "my-base"))
     line = run_cli("push", path, "owner/name").error()

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.cli.conftest import RunCli
+from tests.forms import adapter_of_peft
+from transformers import PreTrainedTokenizerFast
 
 from spectune.formats.adapter_files import CONFIG, SETTINGS, WEIGHTS
 from spectune.manifest import write_manifest
@@ -162,3 +164,19 @@ def test_a_stopped_run_is_told_from_no_adapter(run_cli: RunCli, tmp_path: Path, 
     (run / "run.yaml").touch()
     told = f"{run} is a run without a finished adapter; continue it with: spectune train {run / 'run.yaml'} --resume"
     assert run_cli(command[0], run, *command[1:]).error() == told
+
+
+def test_scores_that_are_no_numbers_are_json(
+    tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast, run_cli: RunCli
+) -> None:
+    adapter = adapter_of_peft(tmp_path, tiny_tokenizer, pruned=False)
+    weights = load_file(adapter / WEIGHTS)
+    save_file({name: 1e18 * tensor for name, tensor in weights.items()}, adapter / WEIGHTS, metadata={"format": "pt"})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "profit rose", "target": "positive"}\n', encoding="utf-8")
+    finished = run_cli("evaluate", adapter, "--data", rows, "--json")
+    assert finished.status == 0, finished.err
+    loss = json.loads(finished.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))["metrics"][
+        "eval_loss"
+    ]
+    assert loss["value"] is None

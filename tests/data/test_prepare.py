@@ -180,6 +180,24 @@ def test_evaluation_reads_as_the_run_did(tmp_path: Path) -> None:
         load_evaluation_examples(bad, config=config, verbalizer=verbalizer)
 
 
+def test_a_test_split_without_targets_is_passed_over(tmp_path: Path) -> None:
+    """As GLUE has it, and as `train` does; without targets to ask for it is read."""
+    config = config_for(write(tmp_path / "a.csv", CSV), label_names=NAMES)
+    verbalizer = prepare_data(config, seed=0).verbalizer
+    rows: dict[str, list[int | None]] = {"train": [1, 0], "validation": [1], "test": [None, None]}
+    splits = {
+        name: datasets.Dataset.from_dict({"text": ["x"] * len(labels), "label": labels})
+        for name, labels in rows.items()
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "set")
+    examples, report = load_evaluation_examples(tmp_path / "set", config=config, verbalizer=verbalizer)
+    assert len(examples) == 1
+    assert report.splits[0].name == "validation"
+    assert report.notes == ["test: not used, because its column 'label' is empty in every row"]
+    examples, report = load_evaluation_examples(tmp_path / "set", config=config, verbalizer=None, need_targets=False)
+    assert (len(examples), report.splits[0].name, report.notes) == (2, "test", [])
+
+
 def test_texts_from_files_streams_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_for(tmp_path / "a.csv", source_template="q: {q}", source_prefix="p ")
     lines = "first\r\n\nsecond\f\n"

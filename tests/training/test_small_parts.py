@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,16 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     os.close(reader)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_what_a_shell_has_redirected_keeps_what_stood_there(tmp_path: Path) -> None:
+    """`-o /dev/stdout >> log`: the name leads to a plain file, which is not cut to nothing."""
+    log = tmp_path / "log"
+    log.write_text("old\n")
+    program = "from pathlib import Path; from spectune.files import write_text; write_text(Path('/dev/stdout'), 'new')"
+    with log.open("a") as file:
+        subprocess.run([sys.executable, "-c", program], stdout=file, check=True)
+    assert log.read_text() == "old\nnew"
 
 
 def test_other_peoples_files_stay(tmp_path: Path) -> None:

@@ -67,3 +67,9 @@ def data_option(data: str | None) -> dict[str, object]:
         return {}
     is_table = Path(data).suffix.lower() in _TABLES or Path(data).is_file()
     return {"data.train_file" if is_table else "data.dataset_name": data}
+
+
+def refuse_own_input(target: Path, data: str | None) -> None:
+    """Raises ConfigError where the result would take the place of the rows that it is made of."""
+    if data is not None and target.is_file() and Path(data).is_file() and target.samefile(data):
+        raise ConfigError(f"{target} is the data itself; name another file with --output")

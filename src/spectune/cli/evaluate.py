@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
+from spectune.files import finite
 from spectune.launch import rank
 
 
@@ -31,12 +32,12 @@ def evaluate(
     )
     if rank() > 0:
         return
-    for line in report.oddities():
+    for line in [*report.notes, *report.oddities()]:
         typer.echo(f"note: {line}", err=True)
     metrics = {name: asdict(metric) for name, metric in result.metrics.items()}
     if as_json:
         answer = {"rows": result.rows, "metrics": metrics, "confusion": result.confusion}
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+        typer.echo(json.dumps(finite(answer), ensure_ascii=False))
     else:
         typer.echo(f"{result.rows:,} rows of {data}")
         typer.echo(metrics_table(metrics))

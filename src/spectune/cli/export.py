@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectune.cli.arguments import refuse_own_input
 from spectune.errors import ConfigError
 
 if TYPE_CHECKING:
     from spectune.evaluation.sweep import SweepPoint
+
+
+_TABLE = Path("sweep.json")
 
 
 def export(
@@ -42,7 +46,8 @@ def export(
     common: dict[str, Any] = {"format": form, "revision": revision, "trust_remote_code": trust_remote_code}
     ranks = [_rank(word) for word in _words(target_rank)]
     if sweep:
-        _sweep(adapter, data, output, ranks, _words(budget), common)
+        _check_table(output or _TABLE, data, overwrite=overwrite)
+        _sweep(adapter, data, output or _TABLE, ranks, _words(budget), common)
         return
     if data is not None:
         raise ConfigError("--data goes with --sweep, which scores the adapter at several budgets")
@@ -63,16 +68,21 @@ def export(
         typer.echo(f"weights in {read_json(result.directory / 'config.json').get('dtype')}, as the run held its base")
 
 
+def _check_table(target: Path, data: str | None, *, overwrite: bool) -> None:
+    if target.is_dir() or not target.parent.is_dir():
+        raise ConfigError(f"{target} cannot be written: name a JSON file in a directory that exists")
+    refuse_own_input(target, data)
+    if target.is_file() and not overwrite:
+        raise ConfigError(f"{target} is there already; name another file with --output, or give --overwrite")
+
+
 def _sweep(
-    adapter: str, data: str | None, output: Path | None, ranks: list[float], budgets: list[str], common: dict[str, Any]
+    adapter: str, data: str | None, target: Path, ranks: list[float], budgets: list[str], common: dict[str, Any]
 ) -> None:
     if data is None:
         raise ConfigError("--sweep needs rows to score: name them with --data")
-    target = output or Path("sweep.json")
-    if target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"{target} cannot be written: name a JSON file in a directory that exists")
     from spectune.exporting import CHOSEN_BY
-    from spectune.files import write_json
+    from spectune.files import finite, write_json
     from spectune.report.tables import sweep_table
     from spectune.sweeping import export_sweep
 
@@ -90,7 +100,7 @@ def _sweep(
             "rows": result.rows,
             "format": common["format"],
             "ranked_by": result.ranked_by,
-            "points": points,
+            "points": finite(points),
         },
     )
     typer.echo(f"wrote {target}")

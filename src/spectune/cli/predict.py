@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
+from spectune.cli.arguments import CONSTRAIN_LABELS_HELP, refuse_own_input
 from spectune.errors import ConfigError
 from spectune.files import write_text
 from spectune.launch import rank
@@ -32,6 +32,8 @@ def predict(
     def check() -> None:
         if output is not None and (output.is_dir() or not output.parent.is_dir()):
             raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
+        if output is not None:
+            refuse_own_input(output, file)
 
     from spectune import api
 

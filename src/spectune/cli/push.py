@@ -29,6 +29,8 @@ def push(
         for name, size in upload.files.items():
             typer.echo(visible(f"{size:>12,}  {name}"))
         typer.echo(f"{upload.size:>12,}  bytes in {len(upload.files)} files")
+        if upload.left_out:
+            typer.echo(visible(f"left out, unknown to the manifest: {', '.join(upload.left_out)}"))
         if upload.base is not None:
             typer.echo(visible(f"base: {upload.base}"))
         if dry_run:

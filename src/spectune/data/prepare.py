@@ -137,13 +137,18 @@ def load_evaluation_examples(
 
     Raises DataError and ConfigError as `prepare_data` does.
     """
-    split, table = _evaluation_table(os.fspath(named), config)
-    columns = resolve_columns(config, table, need_targets=need_targets)
+    notes: list[str] = []
+    splits = _evaluation_tables(os.fspath(named), config)
+    for split, table in splits:
+        columns = resolve_columns(config, table, need_targets=need_targets)
+        if table is splits[-1][1] or not need_targets or not _withheld(table, columns.target):
+            break
+        notes.append(_not_used(split, columns.target))
     built = build_examples(
         table, columns, prefix=config.source_prefix, verbalizer=verbalizer, invalid_rows=config.invalid_rows
     )
     report = SplitReport.of(split, table.origin, len(table.rows), built.examples, built.dropped)
-    return built.examples, DataReport(splits=[report])
+    return built.examples, DataReport(splits=[report], notes=notes)
 
 
 def read_texts(named: str | os.PathLike[str], config: DataConfig) -> tuple[list[Example], DataReport]:
@@ -194,15 +199,16 @@ def _one_column(texts: list[str], origin: str, config: DataConfig) -> Table:
     return Table(origin=origin, columns=columns[:1], rows=[{columns[0]: text} for text in texts])
 
 
-def _evaluation_table(named: str, config: DataConfig) -> tuple[str, Table]:
+def _evaluation_tables(named: str, config: DataConfig) -> list[tuple[str, Table]]:
+    """The splits that may be evaluated, the first choice first."""
     if named == STARTER:
-        return "validation", starter_splits()["validation"]
+        return [("validation", starter_splits()["validation"])]
     path = resolve_data_path(named)
     if not path.is_dir() and (path.exists() or _FILE_SUFFIX.fullmatch(path.suffix)):
-        return path.stem, read_table(named)
+        return [(path.stem, read_table(named))]
     tables = dataset_splits(named, config.dataset_config_name if named == config.dataset_name else None)
-    split = next(name for name in ("test", "validation", *tables) if name in tables)
-    return split, tables[split]
+    held_out = [name for name in ("test", "validation") if name in tables]
+    return [(name, tables[name]) for name in held_out or list(tables)[:1]]
 
 
 def _check_columns(config: DataConfig, tables: dict[str, Table], columns: Columns) -> None:
@@ -221,12 +227,16 @@ def _build(
     built = {}
     for split, table in tables.items():
         if split == "test" and config.dataset_name is not None and _withheld(table, columns.target):
-            notes.append(f"test: not used, because its column {columns.target!r} is empty in every row")
+            notes.append(_not_used(split, columns.target))
             continue
         built[split] = build_examples(
             table, columns, prefix=config.source_prefix, verbalizer=verbalizer, invalid_rows=config.invalid_rows
         )
     return built
+
+
+def _not_used(split: str, target: str | None) -> str:
+    return f"{split}: not used, because its column {target!r} is empty in every row"
 
 
 def _withheld(table: Table, target: str | None) -> bool:

@@ -7,6 +7,7 @@ about trust is not listened to. Imports no torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ _HUB_ID = re.compile(r"\w[\w.\-]*/\w[\w.\-]*")
 _PICKLE = "adapter_model.bin"
 _READ_BY_LOADERS = re.compile(
     r"adapter_(model|config)\..+|(special_tokens_map|added_tokens|tokenizer|tokenizer_config|vocab|config"
-    r"|generation_config|spectune)\.json|merges\.txt|vocab\.txt|.+\.(model|spm|jinja|py|bin)"
+    r"|generation_config|spectune|target_vocab|vocab-src|vocab-tgt)\.json|merges\.txt|vocab\.txt"
+    r"|.+\.(model|spm|tokenizer|jinja|py|bin)"
 )
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "README.md"]  # of a hub repository: no pickles, no code
+WANTED = "*.json *.safetensors *.model *.spm *.tokenizer *.jinja *.txt *.bpe README.md".split()
+"""Patterns of what is fetched from a hub repository: no pickles, no code."""
 
 
 def locate_adapter(location: str, revision: str | None = None) -> Path:
@@ -117,6 +120,11 @@ def _check_manifest(path: Path) -> None:
         raise AdapterError(
             f"{error}; copy or download the adapter again, or delete {MANIFEST} if you changed it yourself"
         ) from None
+    check_strangers(path, known)
+
+
+def check_strangers(path: Path, known: Collection[str]) -> None:
+    """Raises AdapterError for a file beside those of the manifest that a loader would read."""
     for name in sorted(entry.name for entry in path.iterdir()):
         if name != MANIFEST and name not in known and _READ_BY_LOADERS.fullmatch(name):
             raise AdapterError(f"{path} holds {name}, which its {MANIFEST} does not know and a loader reads; remove it")
@@ -128,6 +136,6 @@ def _download(location: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(location, revision=revision, allow_patterns=_WANTED))
+        return Path(snapshot_download(location, revision=revision, allow_patterns=WANTED))
     except Exception as error:  # the hub's library passes on whatever its HTTP library raises
         raise AdapterError(f"there is no directory {location}, and {hub_trouble(error, 'adapter')}") from None

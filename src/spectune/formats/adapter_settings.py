@@ -69,7 +69,7 @@ class AdapterSettings:
                 quantization=found.get("quantization"),
                 global_attention="auto" if found.get("global_attention") == "auto" else "none",
                 base=found.get("base_sha256"),
-                base_name=found.get("base_name"),
+                base_name=None if found.get("base_name") is None else str(found["base_name"]),
             )
         except (RunError, DataError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise AdapterError(f"{path / SETTINGS} is damaged: {first_line(error)}") from None

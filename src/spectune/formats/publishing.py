@@ -13,7 +13,7 @@ from typing import Any
 
 from spectune.errors import AdapterError, ConfigError, RunError, first_line
 from spectune.files import read_json, write_json, write_text
-from spectune.formats.adapter_files import CONFIG, check_unfinished
+from spectune.formats.adapter_files import CONFIG, DOCUMENTS, SETTINGS, check_strangers, check_unfinished
 from spectune.hub import LOG_IN
 from spectune.manifest import MANIFEST, verify_manifest, write_manifest
 
@@ -32,6 +32,8 @@ class Upload:
     """Name → bytes."""
     base: str | None
     """Hub id of the base that the adapter names; None for a whole model."""
+    left_out: tuple[str, ...] = ()
+    """What else lies there, unknown to the manifest."""
 
     @property
     def size(self) -> int:
@@ -60,14 +62,14 @@ def prepared(location: str, repository: str, base_model: str | None = None) -> I
     manifest = _verified(path)
     with TemporaryDirectory(prefix="spectune-push-") as scratch:
         copy = Path(scratch, "adapter")
-        shutil.copytree(path, copy)
+        left_out = _copy(path, copy, {*manifest["files"], MANIFEST, *DOCUMENTS})
         base = _settle_base(copy, base_model, manifest) if (copy / CONFIG).is_file() else None
         files = {
             entry.relative_to(copy).as_posix(): entry.stat().st_size
             for entry in sorted(copy.rglob("*"))
             if entry.is_file()
         }
-        yield Upload(copy, repository, files, base)
+        yield Upload(copy, repository, files, base, left_out)
 
 
 def send(upload: Upload, *, private: bool, branch: str | None, message: str) -> str:
@@ -118,9 +120,24 @@ def _verified(path: Path) -> dict[str, Any]:
         check_unfinished(path)
         raise AdapterError(f"{path} holds no {MANIFEST}: it is not what `spectune train` or `export` wrote")
     try:
-        return verify_manifest(path, free=("README.md",))
+        manifest = verify_manifest(path, free=DOCUMENTS)
     except RunError as error:
         raise AdapterError(f"{error}; it is not sent") from None
+    check_strangers(path, manifest["files"])
+    return manifest
+
+
+def _copy(path: Path, copy: Path, wanted: set[str]) -> tuple[str, ...]:
+    """Copy the files that the manifest knows, and what people read; returns the names of the others."""
+    left_out = []
+    for entry in sorted(path.rglob("*")):
+        name = entry.relative_to(path).as_posix()
+        if entry.is_file() and name in wanted:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(entry, copy / name)
+        elif entry.is_file():
+            left_out.append(name)
+    return tuple(left_out)
 
 
 def _settle_base(copy: Path, base_model: str | None, manifest: dict[str, Any]) -> str:
@@ -135,18 +152,26 @@ def _settle_base(copy: Path, base_model: str | None, manifest: dict[str, Any]) -
             )
         return named
     if base_model != named:
-        write_json(copy / CONFIG, {**config, _BASE: base_model})
+        if not (Path(named).is_absolute() or Path(named).exists()) and _HUB_ID.fullmatch(named):
+            raise AdapterError(f"its base is {named} on the hub, so leave out --base-model {base_model}")
+        write_json(copy / CONFIG, {**config, _BASE: base_model, "revision": None})
+        _rename_base(copy, named, base_model)
         (copy / MANIFEST).unlink()
-        _name_base(copy / "README.md", base_model)
         write_manifest(copy, manifest.get("fingerprint"))
     return base_model
 
 
-def _name_base(card: Path, base_model: str) -> None:
-    """Put the base into the header of a model card that names none, because it was a directory."""
+def _rename_base(copy: Path, named: str, base_model: str) -> None:
+    """Where else the base's directory stands, which nobody else has: the settings, and the model card."""
+    if (copy / SETTINGS).is_file():
+        settings = read_json(copy / SETTINGS)
+        if "base_name" in settings:
+            write_json(copy / SETTINGS, {**settings, "base_name": base_model})
+    card = copy / "README.md"
     if not card.is_file():
         return
-    text = card.read_text(encoding="utf-8")
+    text = re.sub(rf"(?<![\w/.]){re.escape(named)}(?![\w/.\-])", base_model, card.read_text(encoding="utf-8"))
     opening, header = "---\n", text.removeprefix("---\n").split("\n---")[0]
     if text.startswith(opening) and "base_model:" not in header:
-        write_text(card, f"{opening}base_model: {base_model}\n{text.removeprefix(opening)}")
+        text = f"{opening}base_model: {base_model}\n{text.removeprefix(opening)}"
+    write_text(card, text)
