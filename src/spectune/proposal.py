@@ -18,7 +18,13 @@ from spectune.errors import ConfigError, DataError
 from spectune.presets import PRESETS, names
 from spectune.yaml_text import write_yaml
 
-_PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question", "context"), ("question1", "question2"))
+_PAIRS = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question", "context"),
+    ("question1", "question2"),
+    ("instruction", "input"),
+)
 _TEXTS = (
     "text sentence source input document article dialogue review content body question premise src mr prompt "
     "utterance command en translation.en title headline news tweet message"
@@ -29,9 +35,10 @@ _TARGETS = (
 ).split()
 _SUMMARIES = {"summary", "tldr", "highlights", "abstract"}
 _LANGUAGES = frozenset("ar cs de en es fi fr hi it ja ko nl pl pt ro ru sv tr uk zh".split())
+_NUMBERS = {"id", "idx", "index", "guid", "uid"}
 _VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 _MOST_LABELS = 300
-_CHARACTERS_PER_TOKEN = 2.0  # on the safe side; a limit that is never reached costs nothing
+_CHARACTERS_PER_TOKEN = 2.0  # of ASCII, on the safe side, as a token for each byte of other scripts is
 _MANY_ROWS = 200_000  # from here on memory may be short
 _ENOUGH_ROWS = 20_000  # rows seen in a run: epochs are chosen to come near it
 
@@ -94,7 +101,7 @@ def _guess(table: Table) -> _Guess:
             f"{table.origin} needs a column of texts and one of targets; it has "
             f"{names_text(table.columns) or 'none'}{hint}"
         )
-    target = _first(columns, [*table.label_names, *_TARGETS]) or _likely_target(table, columns)
+    target = _first(columns, [*table.label_names, *_TARGETS]) or _unnamed_target(table, columns)
     others = [name for name in columns if name != target]
     texts: tuple[str, ...] = next((pair for pair in _PAIRS if set(pair) <= set(others)), ())
     if texts:
@@ -143,10 +150,21 @@ def _first(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
     return next((by_folded[name.casefold()] for name in wanted if name.casefold() in by_folded), None)
 
 
-def _likely_target(table: Table, columns: Sequence[str]) -> str:
-    """No name says it: a column that looks like labels and is no row number, else the last one."""
-    labelled = [name for name in columns if _labels(table, name)]
-    return labelled[-1] if labelled else columns[-1]
+def _unnamed_target(table: Table, columns: Sequence[str]) -> str:
+    """No name says it: a column that looks like labels and is no row number, else the last; no source of a pair."""
+    lists = [name for name in table.columns if name not in columns and name.casefold().rstrip("s") in _TARGETS]
+    if lists:
+        raise DataError(
+            f"{table.origin}: the column {lists[0]!r} looks like what is to be written, but holds lists or mappings; "
+            "make a column of one text a row of it, called target"
+        )
+    read = {name for pair in _PAIRS if set(pair) <= set(columns) for name in pair}
+    free = [name for name in columns if name not in read]
+    labelled = [name for name in free if _labels(table, name)]
+    likely = labelled or [name for name in free if not read or name.casefold() not in _NUMBERS]
+    if not likely:
+        raise DataError(f"{table.origin} has {names_text(columns)} to read, and no column of what is to be written")
+    return likely[-1]
 
 
 def _mean_length(table: Table, column: str) -> float:
@@ -157,9 +175,14 @@ def _mean_length(table: Table, column: str) -> float:
 def _tokens(table: Table, columns: Sequence[str], *, most: int) -> int:
     """A length limit that cuts next to nothing: the longest row in characters, as tokens, in steps of 32."""
     longest = max(
-        sum(len(str(table.value(index, column) or "")) for column in columns) for index in range(len(table.rows))
+        sum(_tokens_of(str(table.value(index, column) or "")) for column in columns) for index in range(len(table.rows))
     )
-    return min(most, 32 * math.ceil((longest / _CHARACTERS_PER_TOKEN + 8) / 32))
+    return min(most, 32 * math.ceil((longest + 8) / 32))
+
+
+def _tokens_of(text: str) -> float:
+    ascii_only = text.encode("ascii", "ignore")
+    return len(ascii_only) / _CHARACTERS_PER_TOKEN + len(text.encode("utf-8", "replace")) - len(ascii_only)
 
 
 def _short_name(data: str) -> str:
@@ -174,6 +197,7 @@ def _render(
     header = [
         f"# Written by `spectune init` from {len(table.rows):,} rows of {table.origin}",
         f"# with the columns {', '.join(table.columns)}. What was guessed is below; check it, then:",
+        *_unused(table, guess),
         "#   spectune plan THIS_FILE       shows what will happen",
         "#   spectune train THIS_FILE      does it",
     ]
@@ -208,6 +232,13 @@ def _render(
     for name, entries in sections.items():
         lines += ["", f"{name}:", *_left_to_preset(entries, PRESETS.get(preset or "", {}).get(name, {}))]
     return "\n".join(lines) + "\n"
+
+
+def _unused(table: Table, guess: _Guess) -> list[str]:
+    """What nobody reads, said where a text is among it."""
+    unused = [name for name in table.columns if name not in (*guess.columns, guess.target)]
+    texts = [name for name in unused if name.casefold() not in _NUMBERS]
+    return [f"# (not used: {', '.join(texts)})"] if texts else []
 
 
 def _left_to_preset(entries: list[str], preset: dict[str, Any]) -> list[str]:

@@ -67,6 +67,42 @@ def test_pairs_become_a_template(run_cli: RunCli, tmp_path: Path) -> None:
     assert config.data.task == "classification"
 
 
+def test_what_is_to_be_written_is_never_what_a_pair_is_read_of(run_cli: RunCli, tmp_path: Path) -> None:
+    """SQuAD's answers lie in lists, so that the last column of text is the context of the question."""
+    squad: list[dict[str, object]] = [
+        {"id": f"q{n}", "question": f"Who is {n}?", "context": f"It is {n}.", "answers": {"text": [f"{n}"]}}
+        for n in range(20)
+    ]
+    line = run_cli("init", _table(tmp_path / "squad.jsonl", squad), "-o", tmp_path / "a.yaml").error()
+    assert "the column 'answers' looks like what is to be written, but holds lists or mappings" in line
+    bare = [{name: row[name] for name in ("id", "question", "context")} for row in squad]
+    line = run_cli("init", _table(tmp_path / "bare.jsonl", bare), "-o", tmp_path / "a.yaml").error()
+    assert "has id, question, context to read, and no column of what is to be written" in line
+    flat = [{**row, "reply": f"the {n}th"} for n, row in enumerate(bare)]
+    config = _propose(run_cli, _table(tmp_path / "flat.jsonl", flat), tmp_path)
+    assert config.data.source_template == "question: {question} context: {context}"
+    assert config.data.target_column == "reply"
+
+
+def test_an_instruction_goes_with_its_input_and_what_is_not_used_is_said(run_cli: RunCli, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": n, "instruction": f"Do {n}", "input": f"with {n}", "output": f"done {n}", "comment": "good"}
+        for n in range(20)
+    ]
+    config = _propose(run_cli, _table(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert config.data.source_template == "instruction: {instruction} input: {input}"
+    assert config.data.target_column == "output"
+    assert "# (not used: comment)\n" in (tmp_path / "proposed.yaml").read_text("utf-8")
+
+
+def test_limits_leave_room_for_scripts_of_many_bytes(run_cli: RunCli, tmp_path: Path) -> None:
+    """A byte-level tokenizer makes up to three tokens of a Chinese character."""
+    rows: list[dict[str, object]] = [{"text": "中" * 100 + str(n), "target": "文" * 40 + str(n)} for n in range(20)]
+    config = _propose(run_cli, _table(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert config.data.max_source_length >= 302
+    assert config.data.max_target_length >= 122
+
+
 def test_validation_beside_train_is_found(run_cli: RunCli, tmp_path: Path) -> None:
     for name in ("train", "dev"):
         _table(tmp_path / f"{name}.jsonl", [{"text": f"{name} {n}", "target": f"{n} {name}"} for n in range(30)])

@@ -42,6 +42,9 @@ def test_memory_is_of_the_rows_where_they_can_be_tokenised(run_cli: RunCli, run_
     assert "0.5 GB  imported libraries, about, not in the sum" in finished.out
     assert "gradients of whole matrices before the first step" in finished.out
     assert "at full length" in run_cli("plan", run_file, *small, "data.train_file=gone.csv").out
+    cut = run_cli("plan", run_file, *small, "data.max_source_length=3").out
+    assert "note: train cut: 100.0% of sources (longest" in cut
+    assert " cut: " not in finished.out
     refused = run_cli("plan", run_file, *small, "data.max_target_length=1")
     assert "data.max_target_length 1 leaves no token" in refused.error()
     assert not refused.out

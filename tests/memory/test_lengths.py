@@ -42,6 +42,16 @@ def reckoned(config: RunConfig, tokenizer: Any) -> Largest:
     return largest_batches(config, prepare_data(config.data, seed=config.train.seed), tokenizer, epochs=2.0)
 
 
+def test_rows_that_are_cut_are_said(table: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    """In the line that `train` has, where they are many."""
+    config = configuration(table, validation_split=None, max_source_length=10)
+    data = prepare_data(config.data, seed=config.train.seed)
+    whole = tokenize_examples(data.train, tiny_tokenizer, max_source_length=10, max_target_length=128, progress=None)
+    assert whole.truncation.sources_cut > 0.05 * len(data.train)
+    assert [line.split(";")[0] for line in reckoned(config, tiny_tokenizer).cut] == [f"train {whole.truncation.line()}"]
+    assert reckoned(configuration(table, max_source_length=1000), tiny_tokenizer).cut == ()
+
+
 def test_they_are_the_loaders_own(table: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     config = configuration(table, validation_split=0.3)
     data = prepare_data(config.data, seed=config.train.seed)

@@ -53,7 +53,7 @@ def _lines(config: RunConfig, plan: Plan) -> Iterator[str]:
         yield f"  {block.replace('_', '-'):<24} {counts}"
     yield ""
     yield from _size_lines(plan)
-    for note in plan.notes:
+    for note in (*plan.memory.cut, *plan.notes):
         yield f"note: {note}"
 
 

@@ -44,6 +44,8 @@ class Memory:
     evaluation_batch: BatchShape
     from_rows: bool
     """Whether the batches are the run's own, or the largest that the settings allow."""
+    cut: tuple[str, ...] = ()
+    """A line for each split of which many rows are longer than the settings allow."""
 
     @property
     def total(self) -> int:
@@ -77,6 +79,7 @@ def memory_of(
         batch=batch,
         evaluation_batch=largest.evaluation,
         from_rows=largest.from_rows,
+        cut=largest.cut,
     )
 
 

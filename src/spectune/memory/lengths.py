@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _MOST_CHARACTERS = 2_000_000  # that are tokenised, a few seconds' worth
 _LONGEST = 500  # rows by source, and as many by target, that are tokenised of a larger table
 _EPOCHS = 10  # whose batches are looked through
+_MANY = 0.05  # of the rows: what is worth a line
+_REMEDY = "data.max_source_length and max_target_length say how much is kept"
 _PROOF_ROWS = 100  # training rows that are evaluated where there is no validation
 
 Lengths = list[tuple[int, int]]
@@ -50,6 +52,8 @@ class Largest:
     """The most that generation adds."""
     from_rows: bool
     """Whether they are the run's own; else every length is the most that the settings allow."""
+    cut: tuple[str, ...] = ()
+    """A line for each split of which many rows are longer than the settings allow."""
     beams: int = 1
     """Outputs that are searched for side by side, of each row: beams, or branches of the label trie."""
 
@@ -78,19 +82,21 @@ def largest_batches(
     if data is None or tokenizer is None or data.stream is not None:
         evaluation = BatchShape(evaluated, full.source, full.target)
         return Largest((full,), evaluation, _new_tokens(config, full.target), from_rows=False, beams=beams)
-    train, complete = _lengths(data.train, tokenizer, config)
+    train, complete, train_cut = _lengths("train", data.train, tokenizer, config)
     if section.padding == "max_length":
         training: tuple[BatchShape, ...] = (full,)
     elif complete:
         training = _of_epochs(train, config, math.ceil(epochs), source_block)
     else:
         training = (BatchShape(min(rows, len(data.train)), *_longest(train, source_block)),)
-    validation = _lengths(data.validation or data.train[:_PROOF_ROWS], tokenizer, config)[0]
-    test = _lengths(data.test, tokenizer, config)[0]
+    evaluated_rows = data.validation or data.train[:_PROOF_ROWS]
+    validation, _, validation_cut = _lengths("validation", evaluated_rows, tokenizer, config)
+    test, _, test_cut = _lengths("test", data.test, tokenizer, config)
     longest_target = _longest(train + validation)[1]
     splits = [some for some in (validation, test) if some]
     shapes = [BatchShape(min(evaluated, len(some)), *_longest(some, source_block)) for some in splits]
-    return Largest(training, max(shapes), _new_tokens(config, longest_target), from_rows=True, beams=beams)
+    cut = (*train_cut, *(validation_cut if data.validation else ()), *test_cut)
+    return Largest(training, max(shapes), _new_tokens(config, longest_target), from_rows=True, cut=cut, beams=beams)
 
 
 def _new_tokens(config: RunConfig, longest_target: int) -> int:
@@ -112,16 +118,19 @@ def _beams(config: RunConfig, data: PreparedData | None) -> int:
 
 
 def _lengths(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, config: RunConfig
-) -> tuple[Lengths, bool]:
-    """Tokens as kept, and whether of all rows; of a large table the longest ones must do."""
+    split: str, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[Lengths, bool, tuple[str, ...]]:
+    """Tokens as kept, whether of all rows, of a large table the longest ones must do, and a line if many are cut."""
     complete = sum(len(one.source) + len(one.target) for one in examples) <= _MOST_CHARACTERS
     if not complete:
         by_source = sorted(examples, key=lambda one: -len(one.source))[:_LONGEST]
         examples = [*by_source, *sorted(examples, key=lambda one: -len(one.target))[:_LONGEST]]
     limits = {"max_source_length": config.data.max_source_length, "max_target_length": config.data.max_target_length}
     found = tokenize_examples(examples, tokenizer, **limits, progress=None)
-    return [(len(ids), len(labels)) for ids, labels in zip(found.input_ids, found.labels, strict=True)], complete
+    lengths = [(len(ids), len(labels)) for ids, labels in zip(found.input_ids, found.labels, strict=True)]
+    cut = max(found.truncation.sources_cut, found.truncation.targets_cut)
+    many = complete and cut > _MANY * len(lengths)
+    return lengths, complete, (f"{split} {found.truncation.line()}; {_REMEDY}",) if many else ()
 
 
 def _longest(lengths: Lengths, source_block: int = 1) -> tuple[int, int]:
