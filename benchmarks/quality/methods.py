@@ -58,7 +58,7 @@ class Method:
     scale: float | None = None
     """s = lora_alpha / init_r, where the options give no lora_alpha."""
     preset: str | None = None
-    """What a preset says of the adapter, instead of `options` and `ratio`."""
+    """What a preset says of the adapter, instead of `ratio`; `options` go over it."""
     by_parameters: bool = False
     """Spend parameters instead of triplets: as many as target_r triplets a matrix would take."""
 
@@ -95,7 +95,7 @@ def _peft_adalora(base: PreTrainedModel, method: Method, rank: int, steps: int) 
 def _spectune(base: PreTrainedModel, method: Method, rank: int, steps: int) -> Trainable:
     options: dict[str, Any] = {"init_r": init_rank(rank, method.ratio), "target_r": rank, **method.options}
     if method.preset is not None:
-        options = with_preset(method.preset, {"adapter": {"target_r": rank}})["adapter"]
+        options = with_preset(method.preset, {"adapter": {"target_r": rank}})["adapter"] | dict(method.options)
     if method.scale is not None:
         options.setdefault("lora_alpha", max(1, round(method.scale * options["init_r"])))
     config = AdapterConfig(**options)
@@ -140,14 +140,16 @@ MAKERS: dict[str, Callable[[PreTrainedModel, Method, int, int], Trainable]] = {
 }
 
 
-_OURS = {"init": "gradient", "tinit": 0.1, "tfinal": 0.25}
+_OURS = {"init": "gradient", "tinit": 0.1, "tfinal": 0.25, "orth_reg_weight": 0.05}
 """The defaults, written out: what a line was measured with does not change when they do."""
-_FIRST_GUESS = {"init": "gradient", "tinit": 0.1, "tfinal": 0.5}
+_SCREENED = _OURS | {"orth_reg_weight": 0.1}
+"""The defaults from which each choice was changed alone."""
+_FIRST_GUESS = _SCREENED | {"tfinal": 0.5}
 
 
 def _variant(name: str, *, options: Mapping[str, Any] | None = None, **changes: Any) -> Method:
-    """spectune with one choice changed."""
-    return Method(f"spectune, {name}", "spectune", _OURS | dict(options or {}), **changes)
+    """spectune, as it was with a penalty of 0.1, with one choice changed."""
+    return Method(f"spectune, {name}", "spectune", _SCREENED | dict(options or {}), **changes)
 
 
 _PAPER = {"tinit": 0.12, "tfinal": 0.49, "orth_reg_weight": 0.1, "lora_alpha": 16, "deltaT": 1}
@@ -166,9 +168,9 @@ VARIANTS = (
     Method("first guess: init_r 1.5 ×, freeze at 1/2", "spectune", _FIRST_GUESS, ratio=1.5),
     Method("first guess, init_r 4 ×", "spectune", _FIRST_GUESS, ratio=4.0),
     Method("first guess, init_r 8 ×", "spectune", _FIRST_GUESS, ratio=8.0),
-    Method("first guess, init_r 4 ×, freeze at 3/4", "spectune", _OURS, ratio=4.0),
-    Method("spectune, preset: fast", "spectune", preset="fast"),
-    Method("spectune, preset: best", "spectune", preset="best"),
+    Method("first guess, init_r 4 ×, freeze at 3/4", "spectune", _SCREENED, ratio=4.0),
+    Method("spectune, preset: fast", "spectune", {"orth_reg_weight": 0.1}, preset="fast"),
+    Method("spectune, preset: best", "spectune", {"orth_reg_weight": 0.1}, preset="best"),
     _variant("init_r 16 ×", ratio=16.0),
     _variant("freeze at 9/10", options={"tfinal": 0.1}),
     _variant("random start", options={"init": "random"}),
@@ -179,7 +181,7 @@ VARIANTS = (
     _variant("scale 0.5", scale=0.5),
     _variant("no penalty", options={"orth_reg_weight": 0.0}),
     _variant("penalty 0.01", options={"orth_reg_weight": 0.01}),
-    _variant("penalty 0.05", options={"orth_reg_weight": 0.05}),
+    _variant("penalty 0.1"),
     _variant("penalty 0.5", options={"orth_reg_weight": 0.5}),
     _variant("penalty not in the scores", options={"penalty_in_scores": False}),
     _variant("triplet importance", options={"importance": "triplet"}),

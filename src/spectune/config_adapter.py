@@ -34,8 +34,8 @@ class AdapterConfig(Section):
     """Of the moving average of sensitivity |θ·∂L/∂θ|."""
     beta2: OpenUnit = 0.85
     """Of the moving average of its uncertainty."""
-    orth_reg_weight: float = Field(default=0.1, ge=0.0, le=1e6)
-    """Weight of the orthogonality penalty (the paper's γ)."""
+    orth_reg_weight: float = Field(default=0.05, ge=0.0, le=1e6)
+    """Weight of the orthogonality penalty (the paper's γ, there mostly 0.1; docs/quality.md has the evidence)."""
     lora_alpha: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] = "auto"
     """ΔW = lora_alpha / init_r · PΛQ; `auto` is 2 · init_r."""
     lora_dropout: Probability = 0.0
