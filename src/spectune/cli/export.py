@@ -33,7 +33,9 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="With --sweep: table, data set directory, hub id, `starter`.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export, or the file of a sweep.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export, or the file of a sweep.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of an adapter on the hub.")] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let the base model run code of its own.")
