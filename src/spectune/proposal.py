@@ -152,7 +152,8 @@ def _first(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 def _unnamed_target(table: Table, columns: Sequence[str]) -> str:
     """No name says it: a column that looks like labels and is no row number, else the last; no source of a pair."""
-    lists = [name for name in table.columns if name not in columns and name.casefold().rstrip("s") in _TARGETS]
+    readable = {name.partition(".")[0] for name in columns}  # as the texts in a column of mappings are
+    lists = [name for name in table.columns if name not in readable and name.casefold().rstrip("s") in _TARGETS]
     if lists:
         raise DataError(
             f"{table.origin}: the column {lists[0]!r} looks like what is to be written, but holds lists or mappings; "
@@ -196,8 +197,8 @@ def _render(
 ) -> str:
     header = [
         f"# Written by `spectune init` from {len(table.rows):,} rows of {table.origin}",
-        f"# with the columns {', '.join(table.columns)}. What was guessed is below; check it, then:",
-        *_unused(table, guess),
+        f"# with the columns {', '.join(table.columns)}.{_unused(table, guess)}",
+        "# What was guessed is below; check it, then:",
         "#   spectune plan THIS_FILE       shows what will happen",
         "#   spectune train THIS_FILE      does it",
     ]
@@ -234,11 +235,11 @@ def _render(
     return "\n".join(lines) + "\n"
 
 
-def _unused(table: Table, guess: _Guess) -> list[str]:
+def _unused(table: Table, guess: _Guess) -> str:
     """What nobody reads, said where a text is among it."""
-    unused = [name for name in table.columns if name not in (*guess.columns, guess.target)]
-    texts = [name for name in unused if name.casefold() not in _NUMBERS]
-    return [f"# (not used: {', '.join(texts)})"] if texts else []
+    read = {name.partition(".")[0] for name in (*guess.columns, guess.target)}
+    texts = [name for name in table.columns if name not in read and name.casefold() not in _NUMBERS]
+    return f" Not used: {', '.join(texts)}." if texts else ""
 
 
 def _left_to_preset(entries: list[str], preset: dict[str, Any]) -> list[str]:

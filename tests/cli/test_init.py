@@ -84,6 +84,14 @@ def test_what_is_to_be_written_is_never_what_a_pair_is_read_of(run_cli: RunCli, 
     assert config.data.target_column == "reply"
 
 
+def test_texts_in_a_column_of_mappings_are_read_and_written(run_cli: RunCli, tmp_path: Path) -> None:
+    """The layout of translations on the hub; its column is called like a target, and is no list."""
+    rows: list[dict[str, object]] = [{"id": n, "translation": {"en": f"the {n}", "de": f"das {n}"}} for n in range(20)]
+    config = _propose(run_cli, _table(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert (config.data.text_column, config.data.target_column) == ("translation.en", "translation.de")
+    assert "Not used" not in (tmp_path / "proposed.yaml").read_text("utf-8")
+
+
 def test_an_instruction_goes_with_its_input_and_what_is_not_used_is_said(run_cli: RunCli, tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [
         {"id": n, "instruction": f"Do {n}", "input": f"with {n}", "output": f"done {n}", "comment": "good"}
@@ -92,7 +100,7 @@ def test_an_instruction_goes_with_its_input_and_what_is_not_used_is_said(run_cli
     config = _propose(run_cli, _table(tmp_path / "rows.jsonl", rows), tmp_path)
     assert config.data.source_template == "instruction: {instruction} input: {input}"
     assert config.data.target_column == "output"
-    assert "# (not used: comment)\n" in (tmp_path / "proposed.yaml").read_text("utf-8")
+    assert ", comment. Not used: comment.\n" in (tmp_path / "proposed.yaml").read_text("utf-8")
 
 
 def test_limits_leave_room_for_scripts_of_many_bytes(run_cli: RunCli, tmp_path: Path) -> None:
