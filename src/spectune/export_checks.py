@@ -62,8 +62,8 @@ def check_output(output: Path, needed: Mapping[str, Path | None], *, overwrite: 
     if place == here or place in here.parents:
         raise RunError(f"{output} is the current directory, or holds it; name a new directory")
     for what, path in needed.items():
-        source = place if path is None else path.resolve()
-        if path is not None and (place == source or place in source.parents or source in place.parents):
+        source = None if path is None else path.resolve()
+        if source is not None and (place == source or place in source.parents or source in place.parents):
             raise RunError(f"{output} holds {what}, or lies inside it; name another directory")
     if output.is_dir() and any(output.iterdir()):
         if not overwrite:
