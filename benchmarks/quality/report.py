@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.quality.rank_figure import agreement, confirmed_ranks, parts
 from benchmarks.quality.results import Results
-from benchmarks.quality.tables import OURS, confirmed, covered, examples_needed, screened, verdict
+from benchmarks.quality.tables import OURS, confirmed, covered, examples_needed, in_shorter_runs, screened, verdict
 
 
 def report(results: Results) -> str:
@@ -23,6 +23,7 @@ def report(results: Results) -> str:
         sections.append(
             (f"Training examples to LoRA's final validation score, r̄ = {rank}", examples_needed(results, rank))
         )
+        sections.append((f"Runs laid out for fewer examples, test rows, r̄ = {rank}", in_shorter_runs(results, rank)))
         sections.append((f"spectune less its rivals on the test rows, r̄ = {rank}", verdict(results, rank)))
     sections.append(("Share of the distance from frozen to full fine-tuning, in per cent", covered(results)))
     main = main_rank(results)

@@ -82,6 +82,28 @@ def examples_needed(results: Results, rank: int) -> str:
     return table(rows) if rows else ""
 
 
+def in_shorter_runs(results: Results, rank: int) -> str:
+    """Test scores of runs laid out for fewer examples, and the mean of the differences to LoRA's whole run."""
+    rows = []
+    for name, task in TASKS.items():
+        whole = TASKS[task.cut_from] if task.cut_from else task
+        theirs = scores(results, whole.name, REFERENCE, rank)
+        for method in METHODS if task.cut_from else ():
+            ours = scores(results, name, method, rank)
+            pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+            if pairs:
+                rows.append(
+                    {
+                        "task": whole.name,
+                        "method": method,
+                        "steps": f"{task.steps} of {whole.steps}",
+                        "score (less LoRA's whole run)": _cell(name, ours, theirs),
+                        "seeds at or above": f"{sum(a >= b for a, b in pairs)} of {len(pairs)}",
+                    }
+                )
+    return table(rows) if rows else ""
+
+
 def verdict(results: Results, rank: int) -> str:
     """Ours less each rival, task by task: the mean of the differences, seed by seed."""
     rows = []
@@ -121,7 +143,7 @@ def _runs(results: Results, task: str, method: str, rank: int, stage: str = "con
 
 def _tasks(results: Results, stage: str, rank: int | None) -> list[str]:
     there = {key.task for key in results if key.stage == stage and rank in (None, key.rank)}
-    return [task for task in TASKS if task in there]
+    return [name for name, task in TASKS.items() if name in there and not task.cut_from]
 
 
 def _searched(results: Results, task: str, method: str, rank: int, rate: float) -> str:

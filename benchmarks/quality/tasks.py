@@ -47,10 +47,13 @@ class Task:
     rates_of: str = ""
     """The task whose search chooses its rates, where a search of its own would take too long."""
 
+    cut_from: str = ""
+    """The task of which it is a shorter run, at its rates: whether fewer examples do for the same score."""
+
     @property
     def searched(self) -> str:
         """The task whose search chooses the rates."""
-        return self.rates_of or self.name
+        return self.cut_from or self.rates_of or self.name
 
     @property
     def unit(self) -> str:
@@ -80,9 +83,12 @@ TASKS = {
         Task("clinc150_1200", "exact_match", 1200, 16, 750, 1000, file="clinc150"),
         Task("clinc150_3600", "exact_match", 3600, 16, 750, 1000, file="clinc150", rates_of="clinc150_1200"),
         Task("mr_sentiment", "exact_match", 250, 16, 300, 1000),
+        Task("mr_sentiment_175", "exact_match", 175, 16, 300, 1000, file="mr_sentiment", cut_from="mr_sentiment"),
         Task("e2e_nlg", "bleu", 200, 8, 60, 315),
+        Task("e2e_nlg_140", "bleu", 140, 8, 60, 315, file="e2e_nlg", cut_from="e2e_nlg"),
         Task("e2e_nlg_600", "bleu", 600, 8, 120, 315, file="e2e_nlg"),
         Task("scan", "exact_match", 800, 16, 300, 600, _ACTIONS),
+        Task("scan_560", "exact_match", 560, 16, 300, 600, _ACTIONS, file="scan", cut_from="scan"),
         Task("scan_2400", "exact_match", 2400, 16, 300, 600, _ACTIONS, file="scan"),
         Task("tatoeba_en_es", "chrf", 300, 16, 150, 400, by_loss=True),
     )

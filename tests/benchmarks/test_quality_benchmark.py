@@ -185,6 +185,20 @@ def test_a_task_can_take_the_rates_of_another(tmp_path: Path) -> None:
     assert tables.scores(results, longer, "spectune", 2) == {1: 0.7}
 
 
+def test_a_shorter_run_is_compared_with_the_whole_run_of_lora_and_no_task_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    lines = [line("confirm", "PEFT LoRA", seed=seed, task="scan", test=0.5) for seed in (1, 2)]
+    lines += [
+        line("confirm", "spectune", seed=1, task="scan_560", test=0.6),
+        line("confirm", "spectune", seed=2, task="scan_560", test=0.4),
+    ]
+    lines += [one for name in ("PEFT LoRA", "spectune") for one in searched(name, task="scan")]
+    path.write_text("\n".join(lines))
+    shown = " ".join(tables.in_shorter_runs(Results(path), 2).split())
+    assert "| scan | spectune | 560 of 800 | 0.500 ± 0.141 (+0.000) | 1 of 2 |" in shown
+    assert "scan_560" not in tables.confirmed(Results(path), 2) + tables.covered(Results(path))
+
+
 def test_the_tables_are_put_between_the_marks(tmp_path: Path) -> None:
     page, lines = tmp_path / "page.md", tmp_path / "lines.jsonl"
     lines.write_text("\n".join([line("confirm", "spectune"), *searched("spectune")]))
