@@ -89,7 +89,7 @@ def configure(steps: int) -> AdaLoraConfig:
         tfinal=steps // 2,
         deltaT=max(1, steps // 500),
         total_step=steps,
-        orth_reg_weight=0.1,
+        orth_reg_weight=0.05,
     )
     print(f"   warm-up to step {config.tinit}, decrease to step {steps - config.tfinal}, frozen to step {steps}")
     return config

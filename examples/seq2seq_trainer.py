@@ -52,7 +52,7 @@ def main() -> None:
         init_r=12,
         target_r=8,
         lora_alpha=48,
-        orth_reg_weight=0.1,
+        orth_reg_weight=0.05,
         total_step=1,  # PEFT wants a number; the callback puts in the Trainer's, and the phases that go with it
     )
     model = get_peft_model(base, config)
