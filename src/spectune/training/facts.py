@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from spectune.adapter.store import TripletStore
 from spectune.data.report import DataReport
 from spectune.data.tokenization import TokenizedSet
 from spectune.evaluation.evaluate import Evaluation
@@ -41,6 +44,42 @@ def start_facts(ready: Ready) -> dict[str, Any]:
         "versions": versions(),
         "data": data_facts(session.data.report, ready.sets),
     }
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What one allocation decided, still on the device."""
+
+    step: int
+    budget: int
+    keep: Tensor
+    """(n,) bool, over the triplets in memory."""
+    threshold: Tensor
+    """A scalar."""
+    scores: Tensor
+    """(n,) by which it was decided."""
+
+
+def allocation_facts(allocations: Sequence[Allocation], store: TripletStore) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Step, and budget, threshold, ranks and scores of each; the device is read three times, however many there are."""
+    if not allocations:
+        return
+    sizes = [len(one.keep) for one in allocations]
+    masks = torch.cat([one.keep for one in allocations]).cpu().split(sizes)
+    scores = torch.cat([one.scores.float() for one in allocations]).cpu().split(sizes)
+    thresholds: list[float] = torch.stack([one.threshold for one in allocations]).tolist()
+    names = [matrix.name for matrix in store.matrices]
+    for one, mask, chosen_by, threshold in zip(allocations, masks, scores, thresholds, strict=True):
+        ranks = [sum(alive) for alive in store.by_matrix(mask.tolist())]
+        yield (
+            one.step,
+            {
+                "budget": one.budget,
+                "threshold": threshold,
+                "ranks": dict(zip(names, ranks, strict=True)),
+                "scores": score_histogram(chosen_by.numpy(), mask.numpy()),
+            },
+        )
 
 
 def data_facts(report: DataReport, sets: dict[str, TokenizedSet]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from spectune.config import RunConfig
 from spectune.data.assembly import TrainingStream, Window
@@ -18,7 +17,7 @@ from spectune.evaluation.evaluate import Evaluation
 from spectune.evaluation.metrics import LOSS, ranking
 from spectune.training.checkpoint import Trained
 from spectune.training.directory import RunDirectory
-from spectune.training.facts import evaluation_facts, score_histogram
+from spectune.training.facts import Allocation, allocation_facts, evaluation_facts
 from spectune.training.faults import memory_explained
 from spectune.training.journal import Journal
 from spectune.training.learning_rate import LearningRate
@@ -63,8 +62,8 @@ class Loop:
     """Steps since the last log, still on the device."""
     unlogged: list[list[float]] = field(default_factory=list)
     """Steps since the last log that a save has read already: loss, penalty, skipped."""
-    allocations: list[tuple[int, int, Tensor, Tensor, Tensor]] = field(default_factory=list)
-    """Step, budget, mask, threshold and scores of allocations not yet in the journal."""
+    allocations: list[Allocation] = field(default_factory=list)
+    """Those not yet in the journal."""
     saved_step: int | None = None
     """The step of the last checkpoint."""
     save_seconds: list[float] = field(default_factory=list)
@@ -162,7 +161,7 @@ class Loop:
         assert engine.threshold is not None
         assert engine.chosen_by is not None
         self.processes.check_live(engine.keep, step)
-        self.allocations.append((step, budget, engine.keep, engine.threshold, engine.chosen_by))
+        self.allocations.append(Allocation(step, budget, engine.keep, engine.threshold, engine.chosen_by))
         in_memory = len(engine.keep)
         dead = 1 - budget / engine.spending.in_memory()
         permanent = self.config.adapter.pruning == "permanent" and dead >= WORTH_COMPACTING
@@ -176,14 +175,8 @@ class Loop:
                 self.reporter.line(f"frozen at {left:,} triplets; {gone:,} dead ones removed from memory")
 
     def _write_allocations(self) -> None:
-        store = self.trained.engine.store
-        for step, budget, keep, threshold, scores in self.allocations:
-            ranks = [sum(alive) for alive in store.by_matrix(keep.tolist())]
-            by_name = dict(zip((matrix.name for matrix in store.matrices), ranks, strict=True))
-            spread = score_histogram(scores.float().cpu().numpy(), keep.cpu().numpy())
-            self.journal.write(
-                "allocation", step, budget=budget, threshold=threshold.item(), ranks=by_name, scores=spread
-            )
+        for step, facts in allocation_facts(self.allocations, self.trained.engine.store):
+            self.journal.write("allocation", step, **facts)
         self.allocations.clear()
 
     def _logs(self, step: int) -> bool:
