@@ -25,6 +25,7 @@ from spectune.formats.adapter_files import CONFIG, IMPORTANCE, WEIGHTS, read_ada
 from spectune.formats.saved_adapter import SavedAdapter
 from spectune.formats.triplet_scores import triplet_scores
 from spectune.manifest import verify_manifest, write_manifest
+from spectune.sweeping import _listed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape"),
@@ -223,6 +224,8 @@ REFUSALS: list[tuple[Callable[[Path], None], dict[str, Any], str]] = [
     (nothing, {"target_rank": 3.5}, r"above the adapter's average rank, which is 1\.8"),
     (nothing, {"target_rank": 0.01}, r"leaves none of the adapter's \d+ triplets"),
     (nothing, {"target_rank": float("nan")}, r"nan is no rank"),
+    (nothing, {"target_rank": True}, r"target rank True is no number"),
+    (nothing, {"target_rank": "4"}, r"target rank '4' is no number"),
     (nothing, {"budget": "100B"}, r"a budget of 100 bytes has room for none"),
     (nothing, {"budget": "4 parsecs"}, r"neither a size such as 400kB"),
     (nothing, {"output": "adapter"}, r"holds the adapter that is exported"),
@@ -243,6 +246,38 @@ def test_refused_in_a_line_and_nothing_is_written(
         spectune.export(adapter, tmp_path / options.pop("output", "out"), **options)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_adapter_that_names_no_base(make: Make, tmp_path: Path) -> None:
+    """PEFT writes none for a base that was made from a configuration."""
+    adapter = make()
+    expected, before = of_adapter(adapter), spectune.ranks(adapter)
+    config = read_adapter_config(adapter)
+    (adapter / CONFIG).write_text(json.dumps(config | {"base_model_name_or_path": None}), encoding="utf-8")
+    assert spectune.ranks(adapter) == before
+    export(adapter, "lora")
+    card = (tmp_path / "lora" / "README.md").read_text("utf-8")
+    assert "None" not in card
+    for ask in (lambda: spectune.load(adapter), lambda: export(adapter, "merged")):
+        with pytest.raises(UserError, match=r"names no base; write its directory or hub id into adapter_config\.json"):
+            ask()
+    named = json.loads((tmp_path / "lora" / CONFIG).read_text("utf-8"))
+    assert named["base_model_name_or_path"] is None
+    (tmp_path / "lora" / CONFIG).write_text(
+        json.dumps(named | {"base_model_name_or_path": config["base_model_name_or_path"]})
+    )
+    assert_close(of_lora(tmp_path / "lora"), expected)
+
+
+def test_what_is_no_name_of_an_adapter(make: Make) -> None:
+    loaded: Any = spectune.load(make())
+    for ask in (spectune.ranks, partial(spectune.export, output="out"), partial(spectune.export_sweep, data="a.csv")):
+        with pytest.raises(UserError, match="name an adapter's directory or hub id; a TrainedAdapter is none"):
+            ask(loaded)
+
+
+def test_one_limit_stands_for_a_list_of_it() -> None:
+    assert [list(_listed(value)) for value in (None, 4, "400kB", [4, 2])] == [[], [4], ["400kB"], [4, 2]]
 
 
 def test_an_earlier_export_is_replaced_as_a_whole(make: Make, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 from spectune.config import RunConfig
+from spectune.data.examples import is_unicode
 from spectune.data.prepare import load_evaluation_examples, read_texts, texts_to_examples
 from spectune.errors import ConfigError, DataError, Interrupted
 from spectune.formats.adapter_files import check_start, locate_adapter
@@ -137,7 +138,7 @@ def load(adapter: str | Path, *, revision: str | None = None, trust_remote_code:
     Raises:
         AdapterError: there is none, it is damaged, or its base cannot be resolved.
     """
-    path = locate_adapter(str(adapter), revision)
+    path = locate_adapter(adapter, revision)
     loaded = _on_its_base(path, AdapterSettings.read(path), trust_remote_code)
     return loaded if world_size() == 1 else replace(loaded, shared=partial(shared, loaded))
 
@@ -231,6 +232,8 @@ def _texts(processes: Processes | None, given: Iterable[str], settings: AdapterS
         raise DataError("texts must be a list of texts; for one text give [text]")
     if blank := [place for place, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"texts[{blank[0]}] is empty; leave it out")
+    if broken := [place for place, text in enumerate(texts) if not is_unicode(text)]:
+        raise DataError(f"texts[{broken[0]}] is not valid Unicode; mend it, or leave it out")
     if processes is not None:
         processes.check_equal({"the number of texts": len(texts)})
     return texts_to_examples(texts, settings.data)
@@ -248,7 +251,7 @@ def _opened(
     def found() -> tuple[Path | None, AdapterSettings]:
         if not isinstance(adapter, str | Path):
             return None, adapter.settings.constrained(constrain_labels)
-        path = locate_adapter(str(adapter), revision)
+        path = locate_adapter(adapter, revision)
         return path, AdapterSettings.read(path).constrained(constrain_labels)
 
     path, settings = together(processes, found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from spectune.config_adapter import AdapterConfig
 from spectune.config_data import DataConfig
@@ -158,7 +158,7 @@ class EvaluationConfig(Section):
     num_beams: PositiveInt = 1
     """Beams of the search; 1 is greedy."""
     max_new_tokens: PositiveInt | Literal["auto"] = "auto"
-    """`auto`: the longest target plus 2."""
+    """`auto`: the longest target, or other right output of the rows for validation, plus 2."""
     max_length: Annotated[int, Field(ge=2, le=MOST)] | None = None
     """Of the generated sequence, the start token included; excludes max_new_tokens."""
     length_penalty: float = Field(default=1.0, ge=-100.0, le=100.0)
@@ -170,6 +170,11 @@ class EvaluationConfig(Section):
     constrain_labels: bool = False
     """Classification: also decode under the label words alone, with a probability for each label. Beside the free
     decoding: `constrained_prediction`, `label_probabilities`, `constrained_accuracy`, `constrained_macro_f1`."""
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _one_metric(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) and value not in ("", "auto") else value
 
     @model_validator(mode="after")
     def _consistent(self) -> EvaluationConfig:

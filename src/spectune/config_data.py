@@ -34,7 +34,7 @@ class DataConfig(Section):
     """Several columns in one source, as in `"premise: {premise} hypothesis: {hypothesis}"`."""
     task: Task | None = None
     """Decides the default metrics; classification if labels are named or the target column is `label`."""
-    label_names: dict[int | str, str] | list[str] | str | None = None
+    label_names: dict[bool | int | float | str, str] | list[str] | str | None = None
     """Label → word: a mapping, a list in label order, or the path of a `labels.json`."""
     source_prefix: str = ""
     """Put in front of every source, as T5 wants it: `"summarize: "`."""

@@ -35,6 +35,8 @@ def check_limit(target_rank: float | None, budget: str | int | None) -> Limit | 
             return parse_budget(budget)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+    if target_rank is not None and (isinstance(target_rank, bool) or not isinstance(target_rank, int | float)):
+        raise ConfigError(f"target rank {target_rank!r} is no number")
     if target_rank is not None and not 0 < target_rank < float("inf"):
         raise ConfigError(f"target rank {target_rank:g} is no rank; give a number above 0")
     return target_rank

@@ -66,7 +66,7 @@ def ranks(adapter: str | Path, *, revision: str | None = None) -> dict[str, int]
     Raises:
         AdapterError: there is none, or it is damaged.
     """
-    path = locate_adapter(str(adapter), revision)  # mistakes are found before torch comes
+    path = locate_adapter(adapter, revision)  # mistakes are found before torch comes
     from spectune.formats.saved_adapter import SavedAdapter
 
     return SavedAdapter.read(path).ranks()
@@ -103,7 +103,7 @@ def export(
         UserError: one line that says what to do; nothing is written then.
     """
     form, limit = check_form(format), check_limit(target_rank, budget)
-    path = locate_adapter(str(adapter), revision)
+    path = locate_adapter(adapter, revision)
     settings = AdapterSettings.read(path)
     place = followed(Path(output))
     check_output(place, {"the adapter that is exported": path, "its base": _base_of(path)}, overwrite=overwrite)
@@ -234,7 +234,7 @@ def _facts(
     before: SavedAdapter, after: SavedAdapter, settings: AdapterSettings, form: Form, chosen_by: str | None
 ) -> ExportFacts:
     ranks, source, target = after.ranks(), settings.data.source_lang, settings.data.target_lang
-    base = settings.base_name or str(before.config["base_model_name_or_path"])
+    base = settings.base_name or before.config["base_model_name_or_path"] or "BASE"
     return ExportFacts(
         form=form,
         base_model=base,

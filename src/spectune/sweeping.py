@@ -41,8 +41,8 @@ def export_sweep(
     data: str | Path,
     *,
     format: str = "lora",
-    target_ranks: Sequence[float] | None = None,
-    budgets: Sequence[str | int] | None = None,
+    target_ranks: Sequence[float] | float | None = None,
+    budgets: Sequence[str | int] | str | int | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     on_point: Callable[[SweepPoint], None] = lambda point: None,
@@ -52,9 +52,9 @@ def export_sweep(
     Without target ranks or budgets: the whole adapter, then four times half of its parameters. `on_point` is called
     with each result as soon as it is known; the other arguments and the errors are those of `export` and `evaluate`.
     """
-    form, limits = check_form(format), [check_limit(rank, None) for rank in target_ranks or ()]
-    limits += [check_limit(None, budget) for budget in budgets or ()]
-    path = locate_adapter(str(adapter), revision)
+    form, limits = check_form(format), [check_limit(rank, None) for rank in _listed(target_ranks)]
+    limits += [check_limit(None, budget) for budget in _listed(budgets)]
+    path = locate_adapter(adapter, revision)
     settings = AdapterSettings.read(path)
     examples, report = load_evaluation_examples(str(data), config=settings.data, verbalizer=settings.verbalizer)
     from spectune.api import load
@@ -97,6 +97,13 @@ def candidates(adapter: SavedAdapter, limits: Sequence[Limit] | None, form: Form
         size = _size(form, *smaller(adapter, keep))
         found.append(Candidate(limit=name, keep=keep or everything, weights_bytes=size))
     return found, triplet_scores(adapter).kind
+
+
+def _listed(values: Any) -> Sequence[Any]:
+    """One value stands for a list of it."""
+    if values is None:
+        return ()
+    return values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
 
 
 def _halving(adapter: SavedAdapter) -> dict[str, Limit | None]:

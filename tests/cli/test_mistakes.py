@@ -35,6 +35,8 @@ MISTAKES = [
     (["{run}", "model.model_name_or_path=./none"], "there is no directory"),
     (["{run}", "model.model_name_or_path=startr"], "did you mean starter?"),
     (["{run}", "evaluation.metrics=[bleau]"], "unknown metric 'bleau': did you mean bleu?"),
+    (["{run}", "evaluation.metrics=ROUGE-L"], "unknown metric 'ROUGE-L': did you mean rougeL?"),
+    (["--epochs", "4", "train.num_train_epochs=2"], "num_train_epochs=2 is given as an option, too, with the value 4"),
     (["{run}", "evaluation.metric_for_best_model=bleu"], "metric_for_best_model bleu is not among this run's: exact_m"),
     (["--model", "starter", "--data", "{dir}/none.csv"], "none.csv does not exist"),
     (["--model", "starter"], "give either train_file or dataset_name"),

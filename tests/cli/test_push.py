@@ -46,7 +46,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return stand_in
 
 
-def adapter(directory: Path, base: str) -> Path:
+def adapter(directory: Path, base: str | None) -> Path:
     """A directory as a run leaves it; what the weights hold does not matter here."""
     directory.mkdir(parents=True)
     (directory / "adapter_config.json").write_text(
@@ -56,6 +56,24 @@ def adapter(directory: Path, base: str) -> Path:
     (directory / "README.md").write_text("---\ntags: [adalora]\n---\n# A card\n")
     write_manifest(directory, {"seed": 1})
     return directory
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "line"),
+    [
+        ("/somewhere/model", "starter", "its base is the bundled starter, which PEFT does not know"),
+        ("/somewhere/model", "/somewhere/model", "its base is the directory model, which nobody else has"),
+        (None, None, "it names no base; give its hub id with --base-model OWNER/NAME"),
+    ],
+)
+def test_a_base_that_nobody_else_has(
+    tmp_path: Path, run_cli: RunCli, base: str | None, name: str | None, line: str
+) -> None:
+    path = adapter(tmp_path / "adapter", base)
+    (path / "spectune.json").write_text(json.dumps({"base_name": name}))
+    (path / MANIFEST).unlink()
+    write_manifest(path, {"seed": 1})
+    assert line in run_cli("push", path, "owner/name", "--dry-run").error()
 
 
 def test_all_files_go_in_one_commit(tmp_path: Path, run_cli: RunCli, hub: Hub) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import datasets
 import pytest
+import yaml
 from tests.data.helpers import NAMES, REVIEWS, config_for, line_of, write, write_rows
 
 from spectune.config import DataConfig
 from spectune.data.prepare import load_evaluation_examples, prepare_data, read_texts, texts_to_examples
 from spectune.errors import ConfigError, DataError, UserError
+from spectune.runfile import dump_run_config, load_run_config
 
 CSV = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in REVIEWS)
 
@@ -34,6 +36,33 @@ def test_integer_labels_without_names_are_reported(tmp_path: Path) -> None:
     prepared = prepare_data(config_for(write(tmp_path / "a.csv", CSV)), seed=0)
     assert prepared.train[0].target == "2"
     assert any("labels are numbers and are written as such" in line for line in prepared.report.lines())
+
+
+@pytest.mark.parametrize(
+    ("labels", "keys"),
+    [
+        ([0.5, 1.5], "{0.5: low, 1.5: high}"),
+        (["007", "1"], "{'007': low, 1: high}"),
+        ([True, False], "{true: low, false: high}"),
+    ],
+)
+def test_the_keys_of_label_names_are_what_the_notes_and_yaml_make_of_them(
+    tmp_path: Path, labels: list[Any], keys: str
+) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"text": f"row {label}", "label": label} for label in labels])
+    words = [f"data.train_file={path}", f"data.label_names={keys}", "data.validation_split=null"]
+    config = load_run_config(None, [*words, "model.model_name_or_path=m"])
+    again = load_run_config(None, base=yaml.safe_load(dump_run_config(config)))
+    for one in (config, again):
+        assert [example.target for example in prepare_data(one.data, seed=0).train] == ["low", "high"]
+
+
+def test_a_list_of_labels_is_told_what_to_become(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "a", "label": ["x", "y"]}])
+    with pytest.raises(
+        DataError, match=r"a row has one label: join several into one text, and set data\.task: text2text"
+    ):
+        prepare_data(config_for(path), seed=0)
 
 
 def test_template_and_free_targets(tmp_path: Path) -> None:

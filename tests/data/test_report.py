@@ -32,6 +32,9 @@ def test_remarks_on_labels() -> None:
     assert label_notes({"0": 5}, {"0": "0"}, named=False)[0].startswith(
         "labels are numbers and are written as such (0)"
     )
+    for label, key in {"0.5": "0.5", "007": "'007'", "-3": "-3", "1e3": "'1e3'"}.items():
+        assert f"as in {{{key}: negative}}" in label_notes({label: 5}, {label: label}, named=False)[0]
+    assert label_notes({"nan": 2, "b": 2}, {"nan": "nan", "b": "b"}, named=False) == []
     assert label_notes({"a": 3}, {"a": "a"}, named=True) == [
         "all rows have the label 'a': there is nothing to tell apart"
     ]

@@ -320,6 +320,7 @@ def test_a_place_is_exact(prepared: PreparedData, tiny_tokenizer: PreTrainedToke
     second.load_state_dict(state)
     assert second.state_dict() == state
     assert second.epoch_ended == first.epoch_ended == (read in (29, 58))
+    assert second.tally == first.tally, "no row more is read than was"
     for one, other in itertools.islice(zip(first, second, strict=True), 35):
         assert facts(one) == facts(other)
         assert first.state_dict() == second.state_dict()

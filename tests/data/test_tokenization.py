@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,26 @@ from tokenizers import processors
 from transformers import BartConfig, LEDConfig, PreTrainedTokenizerFast, T5Config
 
 from spectune.config import DataConfig
+from spectune.data.examples import Example
 from spectune.data.prepare import prepare_data
-from spectune.data.tokenization import check_lengths, decode_texts, tokenize_examples
+from spectune.data.tokenization import (
+    check_lengths,
+    decode_texts,
+    encode_targets,
+    longest_reference,
+    tokenize_examples,
+)
 from spectune.errors import ConfigError, DataError
 
 EXAMPLES = [example(1, "profit rose", "positive"), example(2, "sales fell by ten per cent", "negative")]
 EOS = 1
+
+
+def test_the_longest_right_output_counts_what_is_no_target(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    long = "profit rose to five million euros"
+    rows = [Example(row=1, source="a", target="ok", label=None, references=("ok", long))]
+    assert longest_reference(rows, tiny_tokenizer) == len(encode_targets([long], tiny_tokenizer)[0])
+    assert longest_reference([replace(rows[0], references=("ok",))], tiny_tokenizer) == 0
 
 
 def test_ids_end_and_decode(tiny_tokenizer: PreTrainedTokenizerFast) -> None:

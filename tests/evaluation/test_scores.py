@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -73,6 +74,9 @@ def test_matthews_is_scikit_learns_and_other_outputs_are_one_class() -> None:
     assert score("matthews_correlation", junk, rows, labels).value == matthews_corrcoef(targets, one)
     assert score("matthews_correlation", targets, rows, labels).value == pytest.approx(1.0)
     assert score("matthews_correlation", ["a"] * 60, rows, labels).value == 0.0  # it says nothing, and is a number
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert score("matthews_correlation", ["a", "a"], [["a"], ["a"]], labels).value == 0.0
 
 
 def test_correlations_are_those_of_the_numbers() -> None:

@@ -57,6 +57,31 @@ def test_it_resumes_bit_for_bit(run: Run, tmp_path: Path) -> None:
     assert (resumed.adapter / WEIGHTS).read_bytes() == (whole.adapter / WEIGHTS).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"bias": "all"},
+        {"bias": "lora_only"},
+        {"trainable_token_indices": [5, 6]},
+        {"modules_to_save": ["layernorm_embedding"]},
+    ],
+    ids=lambda beside: next(iter(beside)) + "-" + str(next(iter(beside.values()))),
+)
+def test_what_was_trained_beside_the_triplets_starts_where_it_was(
+    run: Run, tmp_path: Path, beside: dict[str, Any]
+) -> None:
+    common: dict[str, Any] = {"base": "bart", "data": {"max_source_length": 48}}
+    train = {"output_dir": str(tmp_path / "first"), "learning_rate": 2e-2}
+    first = run(adapter=beside, train=train, **common)
+    second: dict[str, Any] = {"output_dir": str(tmp_path / "second")}
+    start = {"init_from": str(first.adapter), "init_r": 6, "target_r": 3}
+    went_on = run(adapter=beside | start, train=second, evaluation=START, **common)
+    reached = first.summary["metrics"]["eval_loss"]["value"]
+    assert went_on.summary["evaluations"][0]["eval_loss"] == pytest.approx(reached, abs=1e-5)
+    with pytest.raises(AdapterError, match=r"also holds \S+, which this run does not train so; let adapter\.\w+"):
+        run(adapter=start, train={"output_dir": str(tmp_path / "third")}, **common)
+
+
 def _not_finite(adapter: Path) -> None:
     tensors = load_file(adapter / WEIGHTS)
     next(iter(tensors.values()))[0] = float("nan")

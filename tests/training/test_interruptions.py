@@ -155,6 +155,33 @@ def test_a_disk_that_fills_while_saving_keeps_the_last_checkpoint(
     assert sha256(resumed.adapter / WEIGHTS) == sha256(whole.adapter / WEIGHTS)
 
 
+def test_a_disk_that_is_full_for_the_journal_says_how_to_go_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from spectune.training import journal
+
+    module: Any = journal
+    write_all = module.write_all
+
+    def full(file: int, content: bytes) -> None:
+        if b'"step": 7' in content:
+            raise OSError(28, "No space left on device")
+        write_all(file, content)
+
+    monkeypatch.setattr(module, "write_all", full)
+    train: dict[str, Any] = {"save_steps": 3, "logging_steps": 1}
+    place = tmp_path / "full"
+    with pytest.raises(RunError) as refused:
+        run(train=train | {"output_dir": str(place)})
+    line = str(refused.value)
+    assert line.startswith(f"the journal cannot be written ({place / 'journal.jsonl'}: No space left on device")
+    assert line.endswith(f"continue with: spectune train {place / 'run.yaml'} --resume")
+    monkeypatch.setattr(module, "write_all", write_all)
+    resumed = run(train=train | {"output_dir": str(place)}, resume=True)
+    whole = run(train=train | {"output_dir": str(tmp_path / "whole")})
+    assert sha256(resumed.adapter / WEIGHTS) == sha256(whole.adapter / WEIGHTS)
+
+
 @pytest.mark.parametrize(
     ("during", "changes", "advice"),
     [

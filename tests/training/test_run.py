@@ -13,7 +13,7 @@ from peft import PeftConfig, PeftModel
 from safetensors.torch import load_file
 from tests.torture.world import as_if_killed_at
 from tests.training.conftest import Run, journal
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import spectune
 from spectune.adapter import initialization
@@ -233,3 +233,18 @@ def test_permanent_pruning_leaves_memory_during_the_decrease(run: Run, importanc
         assert [e for e in journal(resumed) if e["event"] in ("allocation", "compaction")] == [
             e for e in events if e["event"] in ("allocation", "compaction")
         ]
+
+
+@pytest.mark.usefixtures("quick_proof")
+def test_every_right_output_can_be_written(run: Run, tmp_path: Path) -> None:
+    """The limit knew the targets alone, and cut what was accepted as right, too."""
+    long = "profit rose to five million euros in the third quarter"
+    rows = [{"text": f"row {n}", "target": "ok", "references": ["ok", long]} for n in range(20)]
+    table = tmp_path / "rows.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    data = {"train_file": str(table), "label_names": None, "task": "text2text", "max_target_length": 64}
+    result = run(data=data)
+    tokenizer = AutoTokenizer.from_pretrained(result.adapter)
+    needed = len(tokenizer(text_target=long)["input_ids"])
+    limit = json.loads((result.adapter / "generation_config.json").read_text("utf-8"))["max_new_tokens"]
+    assert limit == needed + 2

@@ -55,7 +55,13 @@ def config_from(words: Sequence[str], options: Mapping[str, object] | None = Non
             run_file = Path(word)
         else:
             raise ConfigError(f"{word!r} is neither the run file nor section.key=value; the run file comes first")
-    given = [f"{key}={value}" for key, value in (options or {}).items() if value is not None]
+    options = {key: value for key, value in (options or {}).items() if value is not None}
+    twice = next((word for word in overrides if word.partition("=")[0] in options), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{twice} is given as an option, too, with the value {options[twice.partition('=')[0]]}; give one"
+        )
+    given = [f"{key}={value}" for key, value in options.items()]
     if run_file is None and not given and not overrides:
         raise ConfigError("give a run file, or --model and --data; `spectune init DATA` writes a run file")
     return load_run_config(run_file, [*given, *overrides])

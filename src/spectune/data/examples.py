@@ -103,13 +103,13 @@ def text_of(value: Any) -> str | None:
     return text if text.strip() else None
 
 
-def _text(table: Table, index: int, column: str) -> str:
+def _text(table: Table, index: int, column: str, *, labelled: bool = False) -> str:
     try:
         text = text_of(table.value(index, column))
     except TypeError as error:
         raise DataError(
             f"{table.origin}: {table.place(table.number(index))} holds a {error} in column {column!r}, not a text"
-            f"{_structure_hint(table, index, column)}"
+            f"{_structure_hint(table, index, column, labelled=labelled)}"
         ) from None
     if text is None:
         raise _UnusableRowError(f"empty column {column!r}")
@@ -127,17 +127,19 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _structure_hint(table: Table, index: int, column: str) -> str:
+def _structure_hint(table: Table, index: int, column: str, *, labelled: bool) -> str:
     value = table.value(index, column)
     if isinstance(value, Mapping):
         return f"; write {' or '.join(f'{column}.{key}' for key in list(value)[:3])} for what is in it"
     if isinstance(value, bytes | bytearray):
         return "; save the column as text"
+    if labelled:
+        return "; a row has one label: join several into one text, and set data.task: text2text"
     return "; several right outputs belong in data.references_column"
 
 
 def _label(table: Table, index: int, column: str, verbalizer: Verbalizer, unknown: dict[str, list[int]]) -> str | None:
-    raw = _text(table, index, column)
+    raw = _text(table, index, column, labelled=True)
     # Not from the text alone: 1.0 and True have better ways to become labels.
     label = verbalizer.label_of(table.value(index, column))
     if label is None:

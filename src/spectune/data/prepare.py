@@ -258,7 +258,9 @@ def _split(
         splits["train"], held = train_validation_split(splits["train"], config.validation_split, seed, by_label)
         splits = {"train": splits["train"], "validation": held, **splits}
         how = "of each label" if by_label else "of the rows"
-        notes.append(f"validation: drawn, {config.validation_split:.0%} {how}, no source on both sides, seed {seed}")
+        notes.append(
+            f"validation: drawn, {100 * config.validation_split:.3g}% {how}, no source on both sides, seed {seed}"
+        )
     elif "validation" not in splits:
         notes.append("validation: none")
     limits = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -122,7 +123,7 @@ def label_notes(labels: dict[str, int], words: dict[str, str], *, named: bool) -
     if numbers:
         notes.append(
             f"labels are numbers and are written as such ({some(numbers, 3)}); words learn better:"
-            f" give data.label_names, as in {{{numbers[0]}: negative}}"
+            f" give data.label_names, as in {{{_as_key(numbers[0])}: negative}}"
         )
     if len(words) == 1:
         notes.append(f"all rows have the label {next(iter(words))!r}: there is nothing to tell apart")
@@ -139,7 +140,11 @@ def label_notes(labels: dict[str, int], words: dict[str, str], *, named: bool) -
 
 def _is_number(label: str) -> bool:
     try:
-        float(label)
+        return math.isfinite(float(label))
     except ValueError:
         return False
-    return True
+
+
+def _as_key(label: str) -> str:
+    """A number as a key in a run file: in quotes where YAML would read another spelling of it."""
+    return label if label in (str(int(float(label))), repr(float(label))) else repr(label)

@@ -128,8 +128,17 @@ class StreamLoader:
             raise RunError("the run cannot be resumed: the data position is damaged") from None
         self._epoch, self._number, self._window = position
         self._place, self.tally, self._pass, self._ahead, self._block = place, tally, None, None, None
-        if not 0 <= self._window < len(self._current().windows):
+        if not self._is_there():
             raise RunError(f"the run cannot be resumed: the data position {position} is damaged")
+
+    def _is_there(self) -> bool:
+        """Be where a run that was not stopped is: it has read the block it is in, and before one a row, no more."""
+        if self._window:
+            return 0 < self._window < len(self._current().windows)
+        if self._number:
+            self._ahead = next(self._passing().examples, None)
+            return self._ahead is not None
+        return True
 
     def _leave(self, block: _Block) -> None:
         """Go to the start of the next block, or of the next pass."""
@@ -147,11 +156,9 @@ class StreamLoader:
 
     def _read(self) -> _Block:
         """Tokenise and bucket the rows of a block; the example after it is looked at, to know whether there is one."""
-        if self._pass is None:
-            self._pass = Pass(self._stream, seed=self._seed, epoch=self._epoch, tally=self.tally)
-            self._pass.skip(self._place)
+        passing = self._passing()
         rows = [self._ahead] if self._ahead is not None else []
-        rows += islice(self._pass.examples, self._block_rows() - len(rows))
+        rows += islice(passing.examples, self._block_rows() - len(rows))
         if not rows:
             raise DataError(f"{self._stream.origin} has no usable row; {'; '.join(self.tally.lines(True))}")
         tokenized = tokenize_examples(
@@ -164,8 +171,8 @@ class StreamLoader:
             self._check(tokenized.input_ids, tokenized.labels)
         if self._epoch == 0:
             self._count(tokenized.truncation)
-        end = self._pass.place()
-        self._ahead = next(self._pass.examples, None)
+        end = passing.place()
+        self._ahead = next(passing.examples, None)
         batches = bucketed_batches(
             [len(ids) for ids in tokenized.input_ids],
             [len(ids) for ids in tokenized.labels],
@@ -178,6 +185,13 @@ class StreamLoader:
             batches, accumulation_steps=self._accumulation_steps, world_size=self._assembler.world_size
         )
         return _Block(tokenized, windows, end, last=self._ahead is None)
+
+    def _passing(self) -> Pass:
+        """The pass over the data, at the place where this loader is."""
+        if self._pass is None:
+            self._pass = Pass(self._stream, seed=self._seed, epoch=self._epoch, tally=self.tally)
+            self._pass.skip(self._place)
+        return self._pass
 
     def _block_rows(self) -> int:
         """Rows of a block: whole windows, of about 200 batches, but no more than the shuffle buffer may hold."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,12 @@ def encode_targets(
     """Ids of each target, not cut, the end token included."""
     rows, start = _encode(tokenizer, texts, "text_target", progress=progress), start_tokens(tokenizer)
     return [_ended(row[start:], tokenizer.eos_token_id, None) for row in rows]
+
+
+def longest_reference(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest right output beside the targets, the end token included; 0 where there is none."""
+    others = {text for example in examples for text in example.references if text != example.target}
+    return max(map(len, encode_targets(sorted(others), tokenizer)), default=0)
 
 
 def _check_room(tokenizer: PreTrainedTokenizerBase, source: int, target: int) -> None:

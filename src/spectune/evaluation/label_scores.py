@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,7 +61,10 @@ def matthews_correlation(name: str, texts: Texts) -> Metric:
     pairs = zip(texts.targets(), texts.predictions, strict=True)
     targets, predictions = zip(*((_known(a, words), _known(b, words)) for a, b in pairs), strict=True)
     signature = f"labels:{len(words)}|non-label:a class of its own|constant:0|{_version()}"
-    return Metric(float(matthews_corrcoef(targets, predictions)), signature)
+    with warnings.catch_warnings():  # of a single class, for which the signature says the value
+        warnings.simplefilter("ignore", UserWarning)
+        value = float(matthews_corrcoef(targets, predictions))
+    return Metric(value, signature)
 
 
 def confusion(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:

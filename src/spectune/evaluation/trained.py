@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from spectune.data.examples import Example
 from spectune.data.languages import set_languages
 from spectune.data.sources import STARTER
-from spectune.data.tokenization import TokenizedSet, position_limit, tokenize_examples
+from spectune.data.tokenization import TokenizedSet, longest_reference, position_limit, tokenize_examples
 from spectune.errors import AdapterError, first_line
 from spectune.evaluation.bases import load_base, without_peft_chatter
 from spectune.evaluation.boundary_tokens import set_boundary_tokens
@@ -73,7 +73,8 @@ class TrainedAdapter:
         labels = None if verbalizer is None else verbalizer.words
         check_rows(names, (example.target for example in examples), labels)
         tokenized = self._tokenize(examples)
-        longest = min(tokenized.truncation.longest_target, self._most("target"))
+        right = max(tokenized.truncation.longest_target, longest_reference(examples, self.tokenizer))
+        longest = min(right, self._most("target"))
         with self.shared() as sharing:
             return evaluate_examples(
                 self.model,
@@ -151,9 +152,9 @@ def load_adapter(
     """
     source, weights = str(path), path / WEIGHTS
     saved = SavedAdapter.read(path)
+    name = _base_of(source, saved.config["base_model_name_or_path"], settings)
     with _one_line_of(source):
         config = PeftConfig.from_pretrained(source)
-        name = _base_of(config, settings)
         base = load_base(
             name,
             revision=config.revision,
@@ -186,10 +187,13 @@ def _one_line_of(source: str) -> Iterator[None]:
         raise AdapterError(f"{source} cannot be loaded as an adapter: {reason}") from None
 
 
-def _base_of(config: PeftConfig, settings: AdapterSettings) -> str:
+def _base_of(source: str, named: str | None, settings: AdapterSettings) -> str:
     """Where the base lies; that of an adapter trained by another installation of spectune may be our own starter."""
-    name = str(config.base_model_name_or_path)
-    return str(model_directory()) if settings.base_name == STARTER and not Path(name).is_dir() else name
+    if named is None:  # PEFT knows no name of a base that was made from a configuration
+        raise AdapterError(
+            f"{source} names no base; write its directory or hub id into adapter_config.json: base_model_name_or_path"
+        )
+    return str(model_directory()) if settings.base_name == STARTER and not Path(named).is_dir() else named
 
 
 def _load_tokenizer(source: str, base: str) -> PreTrainedTokenizerBase:

@@ -56,7 +56,7 @@ def _check_values(path: Path, config: Mapping[str, Any]) -> None:
         "target_r": _is_number(target, whole=True) and target >= 1,
         "lora_alpha": _is_number(alpha) and 0 < alpha < 1e6,
         "target_modules": listed or (isinstance(targets, str) and bool(targets)),
-        "base_model_name_or_path": isinstance(base, str) and bool(base),
+        "base_model_name_or_path": base is None or (isinstance(base, str) and bool(base)),
     }
     for name, fits in right.items():
         if not fits:

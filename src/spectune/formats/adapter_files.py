@@ -6,6 +6,7 @@ about trust is not listened to. Imports no torch.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -33,7 +34,7 @@ WANTED = "*.json *.safetensors *.model *.spm *.tokenizer *.jinja *.txt *.bpe REA
 """Patterns of what is fetched from a hub repository: no pickles, no code."""
 
 
-def locate_adapter(location: str, revision: str | None = None) -> Path:
+def locate_adapter(location: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The directory of an adapter; a run directory stands for its adapter, a hub id is downloaded.
 
     A manifest, where there is one, is verified.
@@ -45,6 +46,9 @@ def locate_adapter(location: str, revision: str | None = None) -> Path:
     Raises:
         AdapterError: there is none, or it is damaged, or its weights are a pickle.
     """
+    if not isinstance(location, str | os.PathLike):
+        raise AdapterError(f"name an adapter's directory or hub id; a {type(location).__name__} is none")
+    location = os.fspath(location)
     path = Path(location)
     if path.is_dir():
         if revision is not None:

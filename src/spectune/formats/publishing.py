@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from spectune.data.sources import STARTER
 from spectune.errors import AdapterError, ConfigError, RunError, first_line
 from spectune.files import read_json, write_json, write_text
 from spectune.formats.adapter_files import CONFIG, DOCUMENTS, SETTINGS, check_strangers, check_unfinished
@@ -143,12 +144,16 @@ def _copy(path: Path, copy: Path, wanted: set[str]) -> tuple[str, ...]:
 def _settle_base(copy: Path, base_model: str | None, manifest: dict[str, Any]) -> str:
     """The base's hub id, written into the copy where another is wanted."""
     config = read_json(copy / CONFIG)
-    named = str(config.get(_BASE))
+    named = str(config.get(_BASE) or "")
     if base_model is None:
+        if not named:
+            raise AdapterError("it names no base; give its hub id with --base-model OWNER/NAME")
         if Path(named).is_absolute() or Path(named).exists() or not _HUB_ID.fullmatch(named):
+            what = f"the directory {Path(named).name}, which nobody else has"
+            if _base_name(copy) == STARTER:
+                what = "the bundled starter, which PEFT does not know (`spectune starter DIR` writes it)"
             raise AdapterError(
-                f"its base is the directory {Path(named).name}, which nobody else has; put the base on the hub, and "
-                "give its id with --base-model OWNER/NAME"
+                f"its base is {what}; put the base on the hub, and give its id with --base-model OWNER/NAME"
             )
         return named
     if base_model != named:
@@ -159,6 +164,11 @@ def _settle_base(copy: Path, base_model: str | None, manifest: dict[str, Any]) -
         (copy / MANIFEST).unlink()
         write_manifest(copy, manifest.get("fingerprint"))
     return base_model
+
+
+def _base_name(copy: Path) -> Any:
+    """As the run file had it."""
+    return read_json(copy / SETTINGS).get("base_name") if (copy / SETTINGS).is_file() else None
 
 
 def _rename_base(copy: Path, named: str, base_model: str) -> None:

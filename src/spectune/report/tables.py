@@ -18,6 +18,7 @@ from rich.text import Text
 from spectune.adapter.roles import TargetRole
 
 WIDTH = 100
+_WIDEST_NAME = len("exact_match")
 MOST_LABELS_SHOWN = 12  # a larger confusion matrix is for summary.json alone
 
 COLUMNS: Sequence[tuple[str, str, str]] = (
@@ -138,7 +139,9 @@ def sweep_table(points: Sequence[Mapping[str, Any]], *, width: int = WIDTH) -> s
         ]
         for point in points
     ]
-    headings = ["budget", "triplets", "average\nrank", "bytes", *names]
+    # a heading that is long breaks between its words; a table that is too wide would break it anywhere
+    headings = [name if len(name) <= _WIDEST_NAME else name.replace("_", "_\n") for name in names]
+    headings = ["budget", "triplets", "average\nrank", "bytes", *headings]
     return _grid(headings, rows, "l" + "r" * (len(headings) - 1), width)
 
 

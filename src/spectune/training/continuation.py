@@ -45,22 +45,38 @@ def start_from_adapter(adapted: Adapted, location: str, base_digest: str, dtype:
         shape = (one.queries.shape[1], one.outputs.shape[1])
         if shape != widths[name]:
             raise AdapterError(f"{path} is of another base: {name} is {shape} there and {widths[name]} here")
-    _start_modules(path, adapted.model, rest)
+    _start_others(path, adapted, rest)
     start_from_triplets(store, triplets, scale(finished.config))
     return sum(len(one.values) for one in triplets.values())
 
 
 @torch.no_grad()
-def _start_modules(path: Path, model: Any, rest: dict[str, Tensor]) -> None:
-    """Modules that were trained in full."""
-    own: dict[str, Tensor] = {}
-    for place, module in model.get_base_model().named_modules():
-        for copy in getattr(module, "modules_to_save", {}).values():
-            own |= {f"{place}.{name}": parameter for name, parameter in copy.named_parameters()}
+def _start_others(path: Path, adapted: Adapted, rest: dict[str, Tensor]) -> None:
+    """What is trained beside the triplets: modules in full, biases, rows of token embeddings."""
+    own = _trained_beside(adapted.model, adapted.engine.store.adapter_name)
     for name, tensor in rest.items():
         if name not in own or own[name].shape != tensor.shape:
-            raise AdapterError(f"{path} also holds {name}; let adapter.modules_to_save name its module")
+            raise AdapterError(f"{path} also holds {name}, which this run does not train so; {_option_of(name)}")
         own[name].copy_(tensor)
+
+
+def _trained_beside(model: Any, adapter_name: str) -> dict[str, Tensor]:
+    """Parameters by the names under which PEFT saves them, which are without the adapter's."""
+    named = model.get_base_model().named_parameters(remove_duplicate=False)
+    return {
+        name.replace(f".modules_to_save.{adapter_name}.", ".").removesuffix(f".{adapter_name}"): parameter
+        for name, parameter in named
+        if parameter.requires_grad
+    }
+
+
+def _option_of(name: str) -> str:
+    """What makes a run train an entry of this name."""
+    if name.endswith("trainable_tokens_delta"):
+        return "let adapter.trainable_token_indices name the same tokens"
+    if name.endswith(".bias"):
+        return "let adapter.bias be what it was there, or adapter.modules_to_save name its module"
+    return "let adapter.modules_to_save name its module"
 
 
 def _check_same_base(path: Path, digest: str, dtype: str) -> None:

@@ -264,12 +264,14 @@ class Loop:
             self._compare(step, values[self.metric], values.get(LOSS, 0.0))
 
     def _compare(self, step: int, value: float, loss: float) -> None:
+        """The best so far; of equal values the one of lower loss, which is no gain to an early stop, though."""
         rank, best = partial(ranking, self.metric), self.progress.best
-        if best is None or rank(value, loss) > rank(best["value"], best.get("loss", 0.0)):
-            self.progress.best = {"step": step, "metric": self.metric, "value": value, "loss": loss}
+        if best is None or rank(value, 0.0) > rank(best["value"], 0.0):
             self.progress.without_gain = 0
         else:
             self.progress.without_gain += 1
+        if best is None or rank(value, loss) > rank(best["value"], best.get("loss", 0.0)):
+            self.progress.best = {"step": step, "metric": self.metric, "value": value, "loss": loss}
 
     def _evaluation_due(self, step: int) -> bool:
         evaluation, total = self.config.evaluation, self.trained.engine.schedule.total_step

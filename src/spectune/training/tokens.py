@@ -14,7 +14,7 @@ from spectune.data.assembly import Assembler, TrainingStream
 from spectune.data.loader import BatchLoader
 from spectune.data.stream_loader import StreamLoader
 from spectune.data.token_cache import TokenCache
-from spectune.data.tokenization import TokenizedSet, encode_targets, tokenize_examples
+from spectune.data.tokenization import TokenizedSet, encode_targets, longest_reference, tokenize_examples
 from spectune.evaluation.decoding import base_of, padding_id
 from spectune.families import attention_block
 from spectune.formats.digests import serialized_digest
@@ -97,13 +97,16 @@ def make_loader(ready: Ready, *, seed: int) -> TrainingStream:
 
 
 def longest_target(session: Session, tokenizer: PreTrainedTokenizerBase, sets: dict[str, TokenizedSet]) -> int:
-    """Tokens of the longest target that may have to be written, at most `max_target_length`.
+    """Tokens of the longest output that may have to be written, at most `max_target_length`.
+
+    It is the longest target of the rows for training and validation, or another right output of the latter.
 
     A stream does not know its longest: there it is that of the label words, else `max_target_length`.
     """
     most, verbalizer = session.config.data.max_target_length, session.data.verbalizer
     if session.data.stream is None:
-        return min(most, max(one.truncation.longest_target for name, one in sets.items() if name != "test"))
+        targets = max(one.truncation.longest_target for name, one in sets.items() if name != "test")
+        return min(most, max(targets, longest_reference(session.data.validation, tokenizer)))
     if verbalizer is None:
         return most
     return min(most, max(map(len, encode_targets(verbalizer.words, tokenizer))))

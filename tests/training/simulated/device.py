@@ -72,7 +72,7 @@ class OnDevice(Tensor):
         made.inner = inner
         return cast(OnDevice, made)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> Any:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"OnDevice({self.inner!r})"
 
     @property
