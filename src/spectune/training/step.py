@@ -17,6 +17,7 @@ from spectune.data.loader import Window
 from spectune.teacher_forcing import decoder_inputs
 from spectune.training.kernels import Kernels
 from spectune.training.optimizer import clip, set_learning_rate, step_unless
+from spectune.training.padding import padding_known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def _cross_entropy(model: Any, batch: dict[str, Tensor], options: StepOptions) -
     moved = {name: tensor.to(options.device, non_blocking=True) for name, tensor in batch.items()}
     labels = moved.pop("labels")
     inputs = decoder_inputs(model.get_base_model(), moved.pop("decoder_labels", labels))
-    with options.autocast():
+    with options.autocast(), padding_known(batch["attention_mask"], options.device):
         logits = model(**moved, decoder_input_ids=inputs, use_cache=False).logits
     return F.cross_entropy(
         logits.flatten(0, -2).float(),

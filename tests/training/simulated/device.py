@@ -13,6 +13,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, ClassVar, cast
 from unittest.mock import patch
 
@@ -93,7 +94,7 @@ class OnDevice(Tensor):
 
 
 class Simulation(TorchDispatchMode):
-    """While it is entered the device is there; `reads` counts by the lines that read it."""
+    """While it is entered the device is there; `reads` counts by the functions that read it."""
 
     entered: ClassVar[Simulation | None] = None
 
@@ -120,8 +121,8 @@ class Simulation(TorchDispatchMode):
         """Note that the host waits for the device."""
         stack = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
         outside = [frame for frame in stack if not frame.filename.endswith("simulated/device.py")]
-        lines = (f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in reversed(outside[-3:]))
-        self.reads[f"{what} {' < '.join(lines)}"] += 1
+        places = (f"{Path(frame.filename).stem}.{frame.name}" for frame in reversed(outside[-3:]))
+        self.reads[f"{what} {' < '.join(places)}"] += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.compute(func, args, dict(kwargs or {}))
