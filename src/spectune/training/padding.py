@@ -18,7 +18,8 @@ from transformers import masking_utils
 
 from spectune.training.exchange import Exchange
 
-_ask_device: Any = masking_utils._ignore_bidirectional_mask_sdpa
+_NAME = "_ignore_bidirectional_mask_sdpa"
+_ask_device: Any = getattr(masking_utils, _NAME, None)  # None in a version that calls it otherwise, or does not ask
 _known = threading.local()
 
 
@@ -30,7 +31,7 @@ def _nothing_hidden(padding_mask: Tensor | None, *rest: Any, **named: Any) -> An
     return False if padded else _ask_device(None, *rest, **named)
 
 
-_answers = Exchange(masking_utils, _ignore_bidirectional_mask_sdpa=_nothing_hidden)
+_answers = Exchange(masking_utils, **({_NAME: _nothing_hidden} if _ask_device else {}))
 
 
 @contextmanager
