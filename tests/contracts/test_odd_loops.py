@@ -242,3 +242,28 @@ def test_a_save_before_the_freeze_says_so(tmp_path: Path, caplog: pytest.LogCapt
 def test_default_targets_of_a_peft_model_are_those_of_its_base() -> None:
     assert default_targets(hosted("t5")[0]) == default_targets(base("t5"))
     assert set(hosted("t5")[1].ranks()) <= set(default_targets(hosted("t5")[0]))
+
+
+def test_a_merged_adapter_is_not_trained() -> None:
+    """Its weights would move unused, and unmerging would leave another base behind. PEFT fails there, too."""
+    model, engine = hosted("bart", spread=0.3)
+    optimizer = OPTIMIZERS["adamw"](engine.parameters())
+    untouched = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.merge_adapter()
+    with pytest.raises(AdapterError, match=r"the adapter is merged into the base, .* call unmerge_adapter\(\) first"):
+        model(**batch(1))
+    with torch.no_grad():
+        model(**batch(1))  # asking is free
+    model.unmerge_adapter()
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, untouched[name])
+    steps_of_peft(model, optimizer, range(1, 3))
+
+
+def test_a_disabled_adapter_is_not_trained() -> None:
+    """Not by the penalty either."""
+    model, _ = hosted("bart", spread=0.3)
+    with model.disable_adapter():
+        assert not model(**batch(1)).loss.requires_grad
+        with pytest.raises(AdapterError, match="finds no gradient to score by"):
+            model.base_model.update_and_allocate(1)

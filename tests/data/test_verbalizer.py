@@ -20,6 +20,13 @@ NAMES = {0: "negative", 1: "neutral", 2: "positive"}
 words = st.text(min_size=1, max_size=8).filter(lambda text: text.strip() != "")
 
 
+def test_the_words_stand_for_their_label_where_they_are_none_themselves() -> None:
+    named = Verbalizer({"0": "negative", "1": "positive"})
+    assert [named.label_of(value) for value in ("positive", " negative ", "neutral", 1)] == ["1", "0", None, "1"]
+    swapped = Verbalizer({"0": "1", "1": "0"})
+    assert [swapped.label_of(value) for value in ("0", "1")] == ["0", "1"]
+
+
 @pytest.mark.parametrize(
     ("value", "label"),
     [

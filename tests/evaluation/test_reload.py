@@ -130,6 +130,17 @@ def test_a_failed_child_is_one_line(saved: Saved, monkeypatch: pytest.MonkeyPatc
     assert str(caught.value) == f"the saved adapter {saved.adapter} does not load with plain PEFT: {reason}"
 
 
+@pytest.mark.parametrize(("signum", "name"), [(15, "SIGTERM"), (9, "SIGKILL, as where memory is full")])
+def test_a_child_that_is_killed_says_nothing_of_the_adapter(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch, signum: int, name: str
+) -> None:
+    child = saved.adapter.parent / "child.py"
+    child.write_text(f"import os; assert os.getsid(0) == os.getpid(); os.kill(os.getpid(), {signum})", encoding="utf-8")
+    monkeypatch.setattr(reload, "_CHILD", child)
+    with pytest.raises(AdapterError, match=f"reloads was broken off: {name} ended its process; the adapter is whole"):
+        saved.prove()
+
+
 def test_an_imported_spectune_fails_the_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"answer": str(tmp_path / "answer.json")}))

@@ -10,6 +10,11 @@ from torch import Tensor
 _IGNORED = -100  # torch's and transformers' label of a position that does not count
 
 
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether a model's configuration says so."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
 def completed(
     output: Any, *, labels: Tensor | None, items: Tensor | int | None, penalty: Callable[[], Tensor] | None
 ) -> Any:

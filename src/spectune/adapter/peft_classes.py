@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from spectune.adapter.engine import AdaLoraEngine
 from spectune.adapter.former import FormerTensors
 from spectune.adapter.linear import Factors, adapted_linear, added, stale
-from spectune.adapter.loss import completed
+from spectune.adapter.loss import completed, is_encoder_decoder
 from spectune.adapter.peft_entries import ENTRIES, kept_rows, sync_rank_pattern
 from spectune.errors import AdapterError
 
@@ -113,18 +113,20 @@ class HostedTuner:
         """
         self._before_forward()
         training, items = cast(Any, self).training, None
-        if "num_items_in_batch" in kwargs and _is_encoder_decoder(cast(Any, self).model):
+        if "num_items_in_batch" in kwargs and is_encoder_decoder(cast(Any, self).model):
             items = kwargs.pop("num_items_in_batch")
         output = cast(Any, self).model.forward(*args, **kwargs)
-        penalty = self.engine.penalty if training and self.engine.options.penalty == "loss" else None
+        wanted = training and self.engine.options.penalty == "loss" and not self.engine.store.disabled
+        penalty = self.engine.penalty if wanted else None
         return completed(output, labels=kwargs.get("labels"), items=items, penalty=penalty)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_forward(self) -> None:
         """Make the parts anew, and notice training that never allocates: all that stays outside a compiled graph."""
-        self.engine.store.refresh()
-        if cast(Any, self).training and not self.engine.frozen:
-            self.engine.store.watch.forward_in_training(self.engine.store.values.rows)
+        store = self.engine.store
+        store.refresh()
+        if cast(Any, self).training:
+            store.watch.forward_in_training(store.values.rows, store.matrices[0].layer, frozen=self.engine.frozen)
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's `generate`, with parts made once."""
@@ -224,10 +226,6 @@ class HostedTuner:
                 key = f"base_model.model.{matrix.name}.{kind}.{adapter_name}"
                 state_dict[key] = kept_rows(kind, state_dict[key], mask)
         return state_dict
-
-
-def _is_encoder_decoder(model: Any) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def _names(adapter_names: Any) -> list[str]:

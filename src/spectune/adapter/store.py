@@ -145,6 +145,11 @@ class TripletStore:
         return all(bank.rows.grad is None for bank in self.banks)
 
     @property
+    def disabled(self) -> bool:
+        """Whether the host computes without the adapter (`disable_adapter`), which it does in all layers or in none."""
+        return bool(self.matrices[0].layer.disable_adapters)
+
+    @property
     def leaves_dead_out(self) -> bool:
         """Whether the penalty counts only live triplets."""
         return self._live is not None

@@ -1,12 +1,15 @@
-"""Training that never calls the allocator keeps every rank: the commonest silent failure of AdaLoRA."""
+"""Training that does nothing, in silence: no call of the allocator, which keeps every rank, or a merged adapter."""
 
 from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from spectune.errors import AdapterError
 
 _log = logging.getLogger("spectune")
 
@@ -24,9 +27,21 @@ class AllocatorWatch:
         """The allocator was called, or what went before was no training."""
         self._windows = 0
 
-    def forward_in_training(self, bank: Tensor) -> None:
-        """Called at every root forward in training mode; warns once if windows go by and nothing is allocated."""
-        if bank.grad is not None or not torch.is_grad_enabled():
+    def forward_in_training(self, bank: Tensor, layer: Any, *, frozen: bool) -> None:
+        """Called at every root forward in training mode; warns once if windows go by and nothing is allocated.
+
+        Args:
+            bank: one that gets gradients.
+            layer: one of PEFT's, which are merged all or none.
+            frozen: nothing is allocated any more.
+
+        Raises:
+            AdapterError: the adapter is merged.
+        """
+        if not torch.is_grad_enabled():
+            return
+        refuse_merged(layer)
+        if frozen or bank.grad is not None:
             return
         self._windows += 1
         if self._windows == STEPS_IN_SILENCE + 1:
@@ -48,6 +63,16 @@ class AllocatorWatch:
             freeze_step,
         )
         self._told = True
+
+
+def refuse_merged(layer: Any) -> None:
+    """Nothing is trained through a merged layer, and to unmerge it would take another ΔW from the base than was added.
+
+    Raises:
+        AdapterError: it is merged; a disabled one unmerges itself.
+    """
+    if layer.merged and not layer.disable_adapters:
+        raise AdapterError("the adapter is merged into the base, so nothing is trained; call unmerge_adapter() first")
 
 
 def tell_of_late_start(last_step: int, step: int) -> None:

@@ -63,12 +63,12 @@ class Verbalizer:
         return tuple(self._words.values())
 
     def label_of(self, value: Any) -> str | None:
-        """The label that a raw value of the data means; None when it is missing or not in the map."""
+        """The label that a raw value of the data means, which may be its words; None when it is missing or unknown."""
         label = canonical_label(value)
         if label is None or label in self._words:
             return label
         alias = truth_alias(label)
-        return alias if alias in self._words else None
+        return alias if alias in self._words else self._labels.get(label)
 
     def to_text(self, value: Any) -> str:
         """The words for a label. Raises DataError for one outside the map."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from spectune.evaluation.metrics import compute_metrics, text_metrics
 
 MAX_ROWS = 1000
 _SHOWN_CHARACTERS = 80
+_KILL = 9
 _CHILD = Path(__file__).with_name("reload_child.py")
 
 
@@ -178,14 +180,28 @@ def _generate_in_child(adapter: Path, request: dict[str, Any]) -> list[str]:
         # -P keeps the child's own directory off its path, so that it finds nothing of spectune by accident. Not -I:
         # that would also hide a torch installed for this user only.
         finished = subprocess.run(
-            [sys.executable, "-P", str(_CHILD), str(request_file)], capture_output=True, text=True, errors="replace"
+            [sys.executable, "-P", str(_CHILD), str(request_file)],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a signal to all of a launcher's processes is for the run to answer
         )
+        if finished.returncode < 0:
+            raise AdapterError(
+                f"the proof that {adapter} reloads was broken off: {_signal(-finished.returncode)} ended its process; "
+                "the adapter is whole, and a resumed run proves it"
+            )
         if finished.returncode != 0 or not answer.is_file():
             lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
             reason = lines[-1] if lines else f"the child ended with status {finished.returncode}"
             raise AdapterError(f"the saved adapter {adapter} does not load with plain PEFT: {reason}")
         predictions: list[str] = json.loads(answer.read_text(encoding="utf-8"))["predictions"]
         return predictions
+
+
+def _signal(number: int) -> str:
+    known = {one.value: one.name for one in signal.Signals}
+    return known.get(number, f"signal {number}") + (", as where memory is full" if number == _KILL else "")
 
 
 def _mismatch(example: Example, live: str, reloaded: str) -> dict[str, Any]:
