@@ -25,7 +25,8 @@ from spectune.training.saving import Progress
     ("texts", "message"),
     [
         ("hello", r"texts must be a list of texts; for one text give \[text\]"),
-        (["a", 3], "texts must be a list of texts"),
+        (["a", 3], r"texts\[1\] must be a text, not int"),
+        (["a", "\ud800"], r"texts\[1\] is not valid Unicode"),
         (["a", " "], r"texts\[1\] is empty; leave it out"),
     ],
 )

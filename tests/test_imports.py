@@ -60,7 +60,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "proposal": {"errors", "data", "presets", "yaml_text"},
     "api": {*_PLAIN, *_MIDDLE, "adapter", "data", "base_model", "starter", "planning", "proposal", "launch", "sharing"},
-    "export_checks": {"errors", "budget", "manifest"},
+    "export_checks": {"errors", "files", "budget", "manifest"},
     "exporting": {
         "errors",
         "budget",

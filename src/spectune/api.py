@@ -228,8 +228,10 @@ def predict_file(
 
 def _texts(processes: Processes | None, given: Iterable[str], settings: AdapterSettings) -> list[Example]:
     texts = None if isinstance(given, str | Mapping) or not isinstance(given, Iterable) else list(given)
-    if texts is None or not all(isinstance(text, str) for text in texts):
+    if texts is None:
         raise DataError("texts must be a list of texts; for one text give [text]")
+    if others := [place for place, text in enumerate(texts) if not isinstance(text, str)]:
+        raise DataError(f"texts[{others[0]}] must be a text, not {type(texts[others[0]]).__name__}")
     if blank := [place for place, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"texts[{blank[0]}] is empty; leave it out")
     if broken := [place for place, text in enumerate(texts) if not is_unicode(text)]:

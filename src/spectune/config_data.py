@@ -13,7 +13,7 @@ class DataConfig(Section):
     """Where the text pairs come from and how they become tokens."""
 
     train_file: Name | None = None
-    """CSV, TSV, JSON, JSON lines or Parquet; `starter` names the bundled data."""
+    """One file: CSV (commas), TSV, JSON, JSON lines or Parquet; `starter` names the bundled data."""
     validation_file: Name | None = None
     """Rows to evaluate on while training; goes with train_file."""
     test_file: Name | None = None
@@ -29,9 +29,11 @@ class DataConfig(Section):
     target_column: Name | None = None
     """Column of the target text or label; `target`, else `label`, unless given."""
     references_column: Name | None = None
-    """Column with a list of right outputs; `references` is used when the data has it."""
+    """Column with a list of right outputs; `references` is used when the data has it. Without a target column the
+    first of each list is learnt. Of a column of mappings, `answers.text`."""
     source_template: str | None = None
-    """Several columns in one source, as in `"premise: {premise} hypothesis: {hypothesis}"`."""
+    """Several columns in one source, as in `"premise: {premise} hypothesis: {hypothesis}"`. A row in which
+    one of them is empty counts as a row without a text."""
     task: Task | None = None
     """Decides the default metrics; classification if labels are named or the target column is `label`."""
     label_names: dict[bool | int | float | str, str] | list[str] | str | None = None

@@ -8,6 +8,7 @@ from typing import Literal
 
 from spectune.budget import Budget, parse_budget
 from spectune.errors import ConfigError, RunError
+from spectune.files import can_be_written
 from spectune.manifest import read_manifest
 
 Form = Literal["lora", "merged", "adalora"]
@@ -76,6 +77,8 @@ def check_output(output: Path, needed: Mapping[str, Path | None], *, overwrite: 
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{output.parent} cannot be made: {error.strerror}") from None
+    if not can_be_written(output):
+        raise RunError(f"{output} cannot be made, {output.parent} takes nothing from you; name a directory elsewhere")
 
 
 def _is_export(directory: Path) -> bool:

@@ -84,8 +84,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         write_new(partial, content)
         os.replace(partial, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a write to an open file does not know its name
+        if isinstance(error, OSError):
+            error.filename = str(path)  # what was asked for, not the name it has for a moment
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
@@ -124,6 +124,11 @@ def write_all(handle: int, content: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
+def can_be_written(path: Path) -> bool:
+    """Whether a file or directory of this name could take its place now; asked before the work that it would hold."""
+    return os.access(path if _is_stream(path) else path.parent, os.W_OK)
+
+
 def read_json(path: Path) -> Any:
     """Raises RunError for a file that is missing or no JSON."""
     try:
@@ -142,8 +147,12 @@ def replaced_directory(final: Path) -> Iterator[Path]:
     must exist: a directory that has vanished under a run is an error, not made anew.
     """
     partial = final.with_name(final.name + PARTIAL)
-    remove(partial)
-    os.mkdir(partial)
+    try:
+        remove(partial)
+        os.mkdir(partial)
+    except OSError as error:
+        error.filename = str(final)
+        raise
     try:
         yield partial
         for directory in {path.parent for path in partial.rglob("*")} | {partial}:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spectune.data.column_kinds import has_texts, is_text_like, list_in
+from spectune.data.columns import DEFAULT_REFERENCES
 from spectune.data.labels import canonical_label, is_integer_label
 from spectune.data.locations import resolve_data_path
 from spectune.data.sources import READERS, STARTER, dataset_splits, read_table, starter_splits
@@ -93,7 +95,7 @@ def _sibling(data: str, path: Path) -> dict[str, str]:
 
 
 def _guess(table: Table) -> _Guess:
-    columns = [name for name in (*table.columns, *table.nested_columns()) if _is_text_like(table, name)]
+    columns = [name for name in (*table.columns, *table.nested_columns()) if is_text_like(table, name)]
     if len(columns) < 2:
         other = next((sign for sign in ";|" if len(table.columns) == 1 and sign in table.columns[0]), None)
         hint = "" if other is None else f"; it looks separated by {other!r}: save it with commas, or with tabs as .tsv"
@@ -102,7 +104,9 @@ def _guess(table: Table) -> _Guess:
             f"{names_text(table.columns) or 'none'}{hint}"
         )
     target = _first(columns, [*table.label_names, *_TARGETS]) or _unnamed_target(table, columns)
-    others = [name for name in columns if name != target]
+    others = [name for name in columns if name != target and has_texts(table, name)]
+    if not others:
+        raise DataError(f"{table.origin} has no column of texts beside {target!r}; it has {names_text(table.columns)}")
     texts: tuple[str, ...] = next((pair for pair in _PAIRS if set(pair) <= set(others)), ())
     if texts:
         source = {"source_template": " ".join(f"{name}: {{{name}}}" for name in texts)}
@@ -138,13 +142,6 @@ def _values(table: Table, column: str) -> list[Any]:
     return [table.value(index, column) for index in range(len(table.rows))]
 
 
-def _is_text_like(table: Table, column: str) -> bool:
-    """Whether the first rows hold texts, numbers or truth values, not lists or mappings."""
-    first = [table.value(index, column) for index in range(min(50, len(table.rows)))]
-    present = [value for value in first if value is not None]
-    return bool(present) and all(isinstance(value, str | int | float) for value in present)
-
-
 def _first(columns: Sequence[str], wanted: Sequence[str]) -> str | None:
     by_folded = {name.casefold(): name for name in columns}
     return next((by_folded[name.casefold()] for name in wanted if name.casefold() in by_folded), None)
@@ -157,7 +154,8 @@ def _unnamed_target(table: Table, columns: Sequence[str]) -> str:
     if lists:
         raise DataError(
             f"{table.origin}: the column {lists[0]!r} looks like what is to be written, but holds lists or mappings; "
-            "make a column of one text a row of it, called target"
+            "make a column of one text a row of it, called target, or write a run file with data.references_column: "
+            f"{list_in(table, lists[0])}"
         )
     read = {name for pair in _PAIRS if set(pair) <= set(columns) for name in pair}
     free = [name for name in columns if name not in read]
@@ -238,6 +236,7 @@ def _render(
 def _unused(table: Table, guess: _Guess) -> str:
     """What nobody reads, said where a text is among it."""
     read = {name.partition(".")[0] for name in (*guess.columns, guess.target)}
+    read.add(DEFAULT_REFERENCES)  # a run takes it by itself
     texts = [name for name in table.columns if name not in read and name.casefold() not in _NUMBERS]
     return f" Not used: {', '.join(texts)}." if texts else ""
 

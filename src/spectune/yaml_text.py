@@ -60,6 +60,13 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     return int(loader.construct_scalar(node))
 
 
+_HINTS = {
+    "'\\t'": "; indent with blanks, not with tabs",
+    "mapping values are not allowed": "; check the indentation, and put a text with a colon in quotes",
+    "expected <block end>": "; check the indentation of this line and of those above it",
+}
+"""Part of the parser's words → what to do."""
+
 for _tag, _pattern, _first in _CORE:
     _CoreLoader.add_implicit_resolver(_tag, _pattern, _first)
     _CoreDumper.add_implicit_resolver(_tag, _pattern, _first)
@@ -74,7 +81,9 @@ def read_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise ConfigError(f"{source}: {where}{error.problem or error.context or 'not YAML'}") from None
+        problem = error.problem or error.context or "not YAML"
+        hint = next((hint for part, hint in _HINTS.items() if part in problem), "")
+        raise ConfigError(f"{source}: {where}{problem}{hint}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
 

@@ -163,3 +163,17 @@ def test_a_preset_keeps_what_it_decides(run_cli: RunCli, tmp_path: Path, name: s
     assert config.preset == name
     assert in_this_run(name, config.model_dump())[1] == {}
     assert "choose from paper" in run_cli("init", "starter", "--output", tmp_path / "x", "--preset", "a").error()
+
+
+def test_a_number_is_no_source_and_references_are_read(run_cli: RunCli, tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"id": n, "document": f"text {n}", "summaries": ["a", "b"]} for n in range(20)]
+    only = _table(tmp_path / "only.jsonl", rows)
+    assert "has no column of texts beside 'document'" in run_cli("init", only, "-o", tmp_path / "x.yaml").error()
+    rows = [{"document": f"text {n} of many", "summary": f"sum {n}", "references": ["a", "b"]} for n in range(40)]
+    _propose(run_cli, _table(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert "Not used" not in (tmp_path / "proposed.yaml").read_text("utf-8")
+
+
+def test_what_to_do_next_can_be_pasted(run_cli: RunCli, reviews: Path, tmp_path: Path) -> None:
+    place = tmp_path / "läuf datei.yaml"
+    assert run_cli("init", reviews, "-o", place).out.endswith(f"then: spectune plan '{place}'\n")

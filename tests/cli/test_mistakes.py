@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import json
 import subprocess
 import sys
@@ -143,3 +144,47 @@ def test_other_ends(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, raised: Ba
 
     monkeypatch.setattr(cli, "app", ends)
     assert run_cli("plan").status == status
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["init", "{dir}/reviews.csv", "-o", "{dir}/new.yaml"],
+        ["predict", "{dir}", "-", "-o", "{dir}/out.jsonl"],
+        ["export", "{dir}", "--sweep", "--data", "{dir}/reviews.csv", "-o", "{dir}/sweep.json"],
+        ["ranks", "{dir}", "--format", "png", "-o", "{dir}/ranks.png"],
+        ["report", "{dir}", "-o", "{dir}/page.html"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_directory_that_takes_nothing_is_found_before_the_work(
+    run_cli: RunCli, run_file: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)  # for root every directory takes files
+    line = run_cli(*_filled(words, run_file)).error()
+    assert (
+        line == f"{words[-1].format(dir=run_file.parent)} cannot be written, its directory takes no file from you; "
+        "name one elsewhere"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("model:\n\tmodel_name_or_path: m\n", "indent with blanks, not with tabs"),
+        (
+            "model:\n  model_name_or_path: m\n   dtype: float32\n",
+            "check the indentation, and put a text with a colon in q",
+        ),
+    ],
+)
+def test_a_run_file_that_is_no_yaml_says_what_to_do(run_cli: RunCli, tmp_path: Path, text: str, hint: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert hint in run_cli("plan", path).error()
+
+
+def test_semicolons_are_named_where_texts_hold_commas(run_cli: RunCli, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("ID;Text;Label\n1;good, very;x\n", encoding="utf-8")
+    assert "it looks separated by ';': save it with commas, or with tabs as .tsv" in run_cli("init", path).error()

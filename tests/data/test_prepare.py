@@ -57,6 +57,20 @@ def test_the_keys_of_label_names_are_what_the_notes_and_yaml_make_of_them(
         assert [example.target for example in prepare_data(one.data, seed=0).train] == ["low", "high"]
 
 
+def test_right_outputs_alone_are_enough(tmp_path: Path) -> None:
+    """As SQuAD has them; the first is learnt."""
+    answers = {"text": ["two", "2", "two"], "answer_start": [0, 1, 2]}
+    rows = [{"question": "how many", "answers": answers}, {"question": "none", "answers": {"text": []}}]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    config = config_for(path, text_column="question", references_column="answers.text")
+    (built,) = prepare_data(config, seed=0).train
+    assert (built.target, built.references) == ("two", ("two", "2"))
+    with pytest.raises(DataError, match=r"must hold a list of texts \(data\.references_column: answers\.text\)"):
+        prepare_data(config_for(path, text_column="question", references_column="answers"), seed=0)
+    with pytest.raises(DataError, match="neither a column 'target' nor 'label'"):
+        prepare_data(config_for(path, text_column="question"), seed=0)
+
+
 def test_a_list_of_labels_is_told_what_to_become(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": "a", "label": ["x", "y"]}])
     with pytest.raises(
@@ -144,7 +158,7 @@ def test_mistakes_are_one_line(tmp_path: Path, content: str, settings: dict[str,
     [
         ({"text": ["a"], "target": "x"}, "row 1 (line 1) holds a list in column 'text', not a text"),
         ({"text": {"en": "a"}, "target": "x"}, "write text.en for what is in it"),
-        ({"text": "a", "target": ["x"]}, "several right outputs belong in data.references_column"),
+        ({"text": "a", "target": ["x"]}, "several right outputs are data.references_column: "),
         ({"text": "a", "target": "x", "references": [1]}, "column 'references' must hold a list of texts"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from spectune.config import RunConfig
 from spectune.errors import ConfigError
+from spectune.files import can_be_written
 from spectune.runfile import load_run_config
 
 _OVERRIDE = re.compile(r"^(\w+\.\w+|preset)=")
@@ -73,6 +74,14 @@ def data_option(data: str | None) -> dict[str, object]:
         return {}
     is_table = Path(data).suffix.lower() in _TABLES or Path(data).is_file()
     return {"data.train_file" if is_table else "data.dataset_name": data}
+
+
+def check_place(target: Path, kind: str = "a file") -> None:
+    """Raises ConfigError where a result could not be written, before the work for it is done."""
+    if target.is_dir() or not target.parent.is_dir():
+        raise ConfigError(f"{target} cannot be written: name {kind} in a directory that exists")
+    if not can_be_written(target):
+        raise ConfigError(f"{target} cannot be written, its directory takes no file from you; name one elsewhere")
 
 
 def refuse_own_input(target: Path, data: str | None) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from spectune.cli.arguments import CONSTRAIN_LABELS_HELP
+from spectune.data.wording import count
 from spectune.files import finite
 from spectune.launch import rank
 
@@ -39,7 +40,7 @@ def evaluate(
         answer = {"rows": result.rows, "metrics": metrics, "confusion": result.confusion}
         typer.echo(json.dumps(finite(answer), ensure_ascii=False))
     else:
-        typer.echo(f"{result.rows:,} rows of {data}")
+        typer.echo(f"{count(result.rows, 'row')} of {data}")
         typer.echo(metrics_table(metrics))
         if result.confusion is not None and len(result.confusion["rows"]) <= MOST_LABELS_SHOWN:
             typer.echo(confusion_table(result.confusion))

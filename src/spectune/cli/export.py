@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spectune.cli.arguments import refuse_own_input
+from spectune.cli.arguments import check_place, refuse_own_input
 from spectune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def export(
 
 
 def _check_table(target: Path, data: str | None, *, overwrite: bool) -> None:
-    if target.is_dir() or not target.parent.is_dir():
-        raise ConfigError(f"{target} cannot be written: name a JSON file in a directory that exists")
+    check_place(target, "a JSON file")
     refuse_own_input(target, data)
     if target.is_file() and not overwrite:
         raise ConfigError(f"{target} is there already; name another file with --output, or give --overwrite")

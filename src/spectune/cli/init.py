@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from spectune.cli.arguments import check_place
 from spectune.errors import ConfigError
 from spectune.files import write_text
 
@@ -27,8 +29,9 @@ def init(
         raise ConfigError(f"{output} exists; choose another name with --output, or replace it with --overwrite")
     if not output.parent.is_dir():
         raise ConfigError(f"{output}: the directory {output.parent} does not exist; make it first")
+    check_place(output)
     from spectune.proposal import propose_run_file
 
     text = propose_run_file(data, model=model, preset=preset)
     write_text(output, text)
-    typer.echo(f"wrote {output}; check it, then: spectune plan {output}")
+    typer.echo(f"wrote {output}; check it, then: spectune plan {shlex.quote(str(output))}")

@@ -126,8 +126,8 @@ def _size_lines(plan: Plan) -> Iterator[str]:
     counts = plan.parameters
     yield f"parameters {counts.total:,} in the base model"
     start, after = counts.trainable_at_start, counts.trainable_after_freeze
-    yield f"  {start:>12,}  trainable at the start ({_percent(start, counts.total)})"
-    yield f"  {after:>12,}  after the freeze, about ({_percent(after, counts.total)})"
+    yield f"  {start:>12,}  trainable at the start ({_percent(start, counts.total + start)} of base and adapter)"
+    yield f"  {after:>12,}  after the freeze, about ({_percent(after, counts.total + after)} of base and adapter)"
     yield f"  {_size(counts.saved_bytes):>12}  adapter file, about"
     yield from _memory_lines(plan.memory)
 
@@ -140,7 +140,8 @@ def _memory_lines(memory: Memory) -> Iterator[str]:
     yield f"  {_size(memory.training):>12}  activations and logits of a step, {memory.batch} tokens"
     if memory.start:
         yield f"  {_size(memory.start):>12}  gradients of whole matrices before the first step"
-    yield f"  {_size(memory.evaluation):>12}  the same and caches of an evaluation, {memory.evaluation_batch} tokens"
+    evaluation = f"{memory.evaluation_batch} tokens"
+    yield f"  {_size(memory.evaluation):>12}  or, if that is more, an evaluation and its caches, {evaluation}"
     yield f"  {_size(memory.process):>12}  the process beside them"
     yield f"  {'0.5 GB':>12}  imported libraries, about, not in the sum"
 

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spectune.cli.arguments import CONSTRAIN_LABELS_HELP, refuse_own_input
-from spectune.errors import ConfigError
+from spectune.cli.arguments import CONSTRAIN_LABELS_HELP, check_place, refuse_own_input
 from spectune.files import write_text
 from spectune.launch import rank
 
@@ -30,9 +29,8 @@ def predict(
     also "constrained_prediction" and "label_probabilities" (all labels, or the ten likeliest)."""
 
     def check() -> None:
-        if output is not None and (output.is_dir() or not output.parent.is_dir()):
-            raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
         if output is not None:
+            check_place(output)
             refuse_own_input(output, file)
 
     from spectune import api

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from spectune.cli.arguments import check_place
 from spectune.errors import ConfigError
 from spectune.files import write_bytes
 
@@ -26,8 +27,8 @@ def ranks(
     if form not in _FORMATS:
         raise ConfigError(f"there is no format {form!r}; name one of {', '.join(_FORMATS)}")
     target = output or (Path("ranks.png") if form == "png" else None)
-    if target is not None and (target.is_dir() or not target.parent.is_dir()):
-        raise ConfigError(f"{target} cannot be written: name a file in a directory that exists")
+    if target is not None:
+        check_place(target)
     from spectune import exporting
 
     content = _content(form, exporting.ranks(adapter, revision=revision))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spectune.errors import ConfigError
+from spectune.cli.arguments import check_place
 
 PAGE, COMPARISON = "report.html", "spectune-comparison.html"
 
@@ -24,8 +24,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one self-contained page: curves, ranks, scores, data, metrics, predictions; also of an unfinished run."""
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise ConfigError(f"{output} cannot be written: name a file in a directory that exists")
+    if output is not None:
+        check_place(output)
     from spectune.files import write_text
 
     if len(runs) == 1:

@@ -108,6 +108,9 @@ def _target_column(config: DataConfig, table: Table) -> str:
         require_column(table, config.target_column, "target_column")
         return config.target_column
     found = next((name for name in DEFAULT_TARGETS if table.has(name)), None)
+    if found is None and config.references_column is not None:
+        require_column(table, config.references_column, "references_column")
+        return config.references_column  # the first of each row is what is learnt
     if found is None:
         raise DataError(
             f"{table.origin} has neither a column 'target' nor 'label'; it has {names_text(table.columns)};"

@@ -135,7 +135,7 @@ def _structure_hint(table: Table, index: int, column: str, *, labelled: bool) ->
         return "; save the column as text"
     if labelled:
         return "; a row has one label: join several into one text, and set data.task: text2text"
-    return "; several right outputs belong in data.references_column"
+    return f"; several right outputs are data.references_column: {column}, of which the first is learnt"
 
 
 def _label(table: Table, index: int, column: str, verbalizer: Verbalizer, unknown: dict[str, list[int]]) -> str | None:
@@ -154,11 +154,21 @@ def _outputs(table: Table, index: int, column: str, references: str | None) -> t
     if not isinstance(listed, Sequence) or not all(item is None or isinstance(item, str) for item in listed):
         raise DataError(
             f"{table.origin}: {table.place(table.number(index))}: column {references!r} must hold a list of texts"
-            f" (data.references_column)"
+            f" (data.references_column{_inside(raw, str(references))})"
         )
     right = [item for item in listed if item and item.strip() and is_unicode(item)]
+    if column == references:
+        if not right:
+            raise _UnusableRowError(f"empty column {column!r}")
+        return right[0], tuple(dict.fromkeys(right))
     target = right[0] if right and _is_missing(table.value(index, column)) else _text(table, index, column)
     return target, tuple(dict.fromkeys([target, *right]))
+
+
+def _inside(value: Any, column: str) -> str:
+    """Where in a mapping the lists are, as SQuAD has its answers."""
+    lists = [key for key, part in value.items() if isinstance(part, list)] if isinstance(value, Mapping) else []
+    return f": {column}.{lists[0]}" if lists else ""
 
 
 def _is_missing(value: Any) -> bool:

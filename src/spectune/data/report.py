@@ -71,7 +71,8 @@ class SplitReport:
             if self.conflicting == self.repeated:
                 conflict = ", with another target"
             lines.append(
-                f"{self.name}: {count(len(self.repeated), 'row')} repeat the source of an earlier one"
+                f"{self.name}: {count(len(self.repeated), 'row')} {'repeats' if len(self.repeated) == 1 else 'repeat'} "
+                f"the source of an earlier one"
                 f" ({rows_text(self.repeated)}){conflict if self.conflicting else ''}"
             )
         return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from spectune.data.wording import count
 from spectune.report.plots import metric_names
 from spectune.report.ranks import RankHistory
 from spectune.report.run_files import Prediction, RunFiles
@@ -212,9 +213,9 @@ def data_oddities(files: RunFiles) -> list[str]:
     for name, split in mapping(data.get("splits")).items():
         counts = wholes(split)
         dropped = wholes(mapping(split).get("dropped"))
-        lines += [f"{name}: {many:,} rows left out, {reason}" for reason, many in dropped.items()]
+        lines += [f"{name}: {count(many, 'row')} left out, {reason}" for reason, many in dropped.items()]
         for key, words in (
-            ("repeated", "rows repeat the source of an earlier one"),
+            ("repeated", "with the source of an earlier row"),
             ("conflicting", "of them with another target"),
             ("unfaithful_targets", "distinct targets that the tokenizer itself does not give back"),
         ):
