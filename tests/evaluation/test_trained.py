@@ -41,7 +41,10 @@ def test_texts_may_come_from_anything_that_yields_them(tmp_path: Path, tiny_toke
     assert len(expected) == 2
     assert spectune.predict(trained, (text for text in texts)) == expected
     assert spectune.predict(trained, map(str, texts)) == expected
-    wrong: list[Any] = ["profit rose", None, 3, {"text": "profit rose"}, [3]]
+    numbers: Any = [3]
+    with pytest.raises(DataError, match=r"texts\[0\] must be a text, not int"):
+        spectune.predict(trained, numbers)
+    wrong: list[Any] = ["profit rose", None, 3, {"text": "profit rose"}]
     for given in wrong:
         with pytest.raises(DataError, match=r"texts must be a list of texts; for one text give \[text\]"):
             spectune.predict(trained, given)
