@@ -29,7 +29,7 @@ ATTACK = "</script><script>document.title = 'taken'</script><img src=x onerror=\
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A browser without network services, in a profile of its own."""
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    programs = [shutil.which(name) or "" for name in ("chromium", "chromedriver")]
     assert all(programs), "install chromium and chromium-driver"
     options = webdriver.ChromeOptions()
     options.binary_location = programs[0]
