@@ -15,7 +15,7 @@ from spectune.data.labels import canonical_label, is_integer_label
 from spectune.data.locations import resolve_data_path
 from spectune.data.sources import READERS, STARTER, dataset_splits, read_table, starter_splits
 from spectune.data.table import Table
-from spectune.data.wording import names_text
+from spectune.data.wording import names_text, separator_hint
 from spectune.errors import ConfigError, DataError
 from spectune.presets import PRESETS, names
 from spectune.yaml_text import write_yaml
@@ -97,11 +97,9 @@ def _sibling(data: str, path: Path) -> dict[str, str]:
 def _guess(table: Table) -> _Guess:
     columns = [name for name in (*table.columns, *table.nested_columns()) if is_text_like(table, name)]
     if len(columns) < 2:
-        other = next((sign for sign in ";|" if len(table.columns) == 1 and sign in table.columns[0]), None)
-        hint = "" if other is None else f"; it looks separated by {other!r}: save it with commas, or with tabs as .tsv"
         raise DataError(
             f"{table.origin} needs a column of texts and one of targets; it has "
-            f"{names_text(table.columns) or 'none'}{hint}"
+            f"{names_text(table.columns) or 'none'}{separator_hint(table.columns)}"
         )
     target = _first(columns, [*table.label_names, *_TARGETS]) or _unnamed_target(table, columns)
     others = [name for name in columns if name != target and has_texts(table, name)]

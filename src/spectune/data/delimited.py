@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 from spectune.data.locations import decode_text, read_bytes, text_lines
 from spectune.data.table import Numbered, Table
-from spectune.data.wording import names_text
+from spectune.data.wording import names_text, separator_hint
 from spectune.errors import DataError
 
 _T = TypeVar("_T")
@@ -141,19 +141,11 @@ def _rows(text: Iterable[str], path: Path, delimiter: str, quoting: Literal[0, 3
         if len(fields) != len(header):
             raise DataError(
                 f"{path}: line {line} has {len(fields)} fields, the header {len(header)} ({names_text(header)})"
-                f"{_separator_hint(header)}"
+                f"{separator_hint(header) or '; a text that contains the separator or a line break must be quoted'}"
             )
         yield line, {name: value for name, value in zip(header, fields, strict=True) if name}
     if empty:
         raise DataError(f"{path} has a header but no rows")
-
-
-def _separator_hint(header: Sequence[str]) -> str:
-    """A header of one column that holds another separator tells of the whole file."""
-    other = next((sign for sign in ";|\t" if len(header) == 1 and sign in header[0]), None)
-    if other is not None:
-        return f"; it looks separated by {other!r}: save it with commas, or with tabs as .tsv"
-    return "; a text that contains the separator or a line break must be quoted"
 
 
 def _is_blank(fields: Sequence[str]) -> bool:

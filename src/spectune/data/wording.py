@@ -32,6 +32,12 @@ def nearest_hint(name: str, options: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(repr(by_folded[match]) for match in close)}?)" if close else ""
 
 
+def separator_hint(columns: Sequence[str]) -> str:
+    """What to do where a table's only column has another separator in its name; else nothing."""
+    sign = next((sign for sign in ";|\t" if len(columns) == 1 and sign in columns[0]), None)
+    return "" if sign is None else f"; it looks separated by {sign!r}: save it with commas, or with tabs as .tsv"
+
+
 def names_text(names: Sequence[str]) -> str:
     """Names in a row, at most twenty of them."""
     return some(names, _SHOWN_NAMES) or "none"
